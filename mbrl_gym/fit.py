@@ -1,0 +1,276 @@
+"""ModelTrainer: the optimiser of a model, its fit to a replay, and single updates."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.model import WorldModel
+from mbrl_gym.replay import SequenceReplay, row_hash
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How a model is trained.
+
+    Attributes:
+        learning_rate: Adam's, at the start of a fit.
+        final_learning_rate: fraction of it that is left at the end of a fit, after a cosine; 1: constant.
+        batch_size: windows a gradient step.
+        length: rows a window (2: single transitions).
+        max_epochs: passes over the training windows in one fit.
+        max_updates: gradient steps in one fit, whatever the epochs; None: no limit.
+        patience: epochs without an improvement of any member's held-out error before a fit ends.
+        improvement: the relative fall of a held-out error that counts as one.
+        holdout: fraction of the windows that is never trained on; 0: no selection, the last weights stay.
+        bootstrap: weigh rows by each member's own Poisson(1) draw.
+        grad_clip: limit of the gradient's norm; None: no limit.
+    """
+
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 0.02
+    batch_size: int = 64
+    length: int = 2
+    max_epochs: int = 200
+    max_updates: int | None = 2000
+    patience: int = 25
+    improvement: float = 0.01
+    holdout: float = 0.1
+    bootstrap: bool = True
+    grad_clip: float | None = 100.0
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "batch_size", "max_epochs", "patience")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("max_updates", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, or None, got {value}")
+        if self.length < 2:
+            raise ValueError(f"length must be at least 2 rows, one transition, got {self.length}")
+        if not 0 < self.final_learning_rate <= 1:
+            raise ValueError(f"final_learning_rate must be above 0 and at most 1, got {self.final_learning_rate}")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must be at least 0 and below 1, got {self.holdout}")
+        if not 0 <= self.improvement < 1:
+            raise ValueError(f"improvement must be at least 0 and below 1, got {self.improvement}")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What one fit did.
+
+    Attributes:
+        epochs: passes made.
+        updates: gradient steps made.
+        windows: training windows.
+        loss: mean training loss of the last epoch.
+        terms: mean of each loss term over the last epoch.
+        holdout_error: each member's best held-out error [E]; empty without a holdout.
+    """
+
+    epochs: int
+    updates: int
+    windows: int
+    loss: float
+    terms: dict[str, float]
+    holdout_error: list[float] = field(default_factory=list)
+
+
+class ModelTrainer:
+    """Owns what training needs beside the model: optimiser, batches, clipping, early stopping, selection.
+
+    A model with a method ``fit(data, holdout) -> FitReport`` (windows [W, T]) fits itself and is only handed the data.
+
+    Args:
+        model: the model to train.
+        config: hyperparameters.
+        seed: of the holdout, the bootstrap and the batches.
+    """
+
+    def __init__(self, model: WorldModel[Any], config: TrainerConfig | None = None, seed: int = 0) -> None:
+        self.model = model
+        self.config = config or TrainerConfig()
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self._parameters, lr=self.config.learning_rate, fused=True)
+        self.updates = 0
+
+    def fit(self, replay: SequenceReplay, on_epoch: Callable[[int, float, Tensor], None] | None = None) -> FitReport:
+        """Train on everything in ``replay`` until the held-out error stops falling.
+
+        Each member keeps the weights of its own best epoch. A transition is held out, or not, for ever: its absolute
+        index decides, so that no later fit is selected on what an earlier one was trained on.
+
+        Args:
+            replay: real experience.
+            on_epoch: called after each epoch with its number, its training loss and the members' best held-out errors
+                so far [E] (NaN without a holdout).
+
+        Raises:
+            ValueError: the replay has no window of ``config.length`` rows.
+            FloatingPointError: the loss is not finite; the model keeps its best weights so far, the optimiser nothing.
+        """
+        data, holdout = self._split(replay)
+        own_fit = getattr(self.model, "fit", None)
+        if own_fit is not None:
+            report: FitReport = own_fit(data, holdout)
+            return report
+        self.model.before_fit(data)
+        best = _Best(self.model)
+        plan = self._plan(data.batch_size)
+        stale = epochs = updates = 0
+        loss, terms = float("nan"), dict[str, float]()
+        while updates < plan and stale < self.config.patience:
+            try:
+                steps, loss, terms = self._epoch(data, updates, plan)
+            except FloatingPointError:
+                best.restore()
+                self.optimizer.state.clear()  # its moments are not finite either
+                raise
+            epochs, updates = epochs + 1, updates + steps
+            if holdout is not None:
+                improved = best.update(self._holdout_error(holdout), self.config.improvement)
+                stale = 0 if improved else stale + 1
+            if on_epoch is not None:
+                on_epoch(epochs, loss, best.error)
+        self._set_learning_rate(0.0)  # single updates after this go on at full rate
+        if holdout is not None:
+            best.restore()
+            self.model.after_fit(best.error)
+        errors = best.error.tolist() if holdout is not None else []
+        return FitReport(epochs, updates, data.batch_size, loss, terms, errors)
+
+    def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device."""
+        loss = self.model.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        if self.config.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip, foreach=True)
+        self.optimizer.step()
+        self.updates += 1
+        return {"loss": loss.total.detach(), **loss.terms}
+
+    def _split(self, replay: SequenceReplay) -> tuple[SequenceBatch, SequenceBatch | None]:
+        """Return training and held-out windows, on the model's device."""
+        starts = replay.windows(self.config.length)
+        if len(starts) == 0:
+            raise ValueError(
+                f"replay must hold at least one window of {self.config.length} rows to fit a model, got {len(replay)} "
+                "rows; collect more steps first"
+            )
+        held, train = self._sides(starts, replay.n_envs)
+        if not (held.any() and train.any()):  # too few windows to hold any out
+            held, train = np.zeros_like(held), np.ones_like(train)
+        length, device = self.config.length, self.model.device
+        weights = self.model.members if self.config.bootstrap and self.model.members > 1 else 0
+        data = replay.gather(starts[train], length, device=device, members=weights, bootstrap_seed=self.seed)
+        return data, replay.gather(starts[held], length, device=device) if held.any() else None
+
+    def _sides(self, starts: np.ndarray[Any, Any], n_envs: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return which windows [W] are held out and which are trained on.
+
+        Transitions of the held-out share are never trained on. Longer windows overlap, so that whole blocks of rows are
+        held out and windows across their borders belong to neither side.
+        """
+        row, env = np.divmod(starts, n_envs)
+        transitions = self.config.length - 1
+        block = 1 if transitions == 1 else 10 * transitions
+        first, last = (
+            row_hash(self.seed, at // block * n_envs + env) < self.config.holdout for at in (row, row + transitions - 1)
+        )
+        return first & last, ~first & ~last
+
+    def _plan(self, windows: int) -> int:
+        """Return the gradient steps of a fit that is not stopped early."""
+        steps = self.config.max_epochs * math.ceil(windows / self.config.batch_size)
+        return steps if self.config.max_updates is None else min(steps, self.config.max_updates)
+
+    def _epoch(self, data: SequenceBatch, done: int, plan: int) -> tuple[int, float, dict[str, float]]:
+        """Return (steps, mean loss, mean terms) of one pass over the windows in a random order."""
+        sums: dict[str, Tensor] = {}
+        steps = 0
+        for index in self._batches(data.batch_size):
+            if done + steps >= plan:
+                break
+            self._set_learning_rate((done + steps) / plan)
+            for name, value in self.update(data[index]).items():
+                sums[name] = sums[name] + value if name in sums else value
+            steps += 1
+        means = {name: float(value) / steps for name, value in sums.items()}  # one wait an epoch
+        if not np.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"the model's loss became {means['loss']} ({means}); lower learning_rate (now "
+                f"{self.config.learning_rate}) or look for extreme values in the data"
+            )
+        return steps, means.pop("loss"), means
+
+    def _set_learning_rate(self, progress: float) -> None:
+        final = self.config.final_learning_rate
+        fraction = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * fraction
+
+    def _batches(self, n: int) -> Iterator[Tensor]:
+        order = torch.as_tensor(self.rng.permutation(n), device=self.model.device)
+        return iter(torch.split(order, self.config.batch_size))
+
+    @torch.no_grad()
+    def _holdout_error(self, holdout: SequenceBatch) -> Tensor:
+        """Return [E], over all held-out windows, some thousand at a time."""
+        total = torch.zeros(self.model.members, device=self.model.device)
+        for begin in range(0, holdout.batch_size, 4096):
+            part = holdout[begin : begin + 4096]
+            total = total + self.model.holdout_error(part) * part.batch_size
+        return total / holdout.batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs beside the model's weights: plain data and tensors, nested."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "updates": self.updates,
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.bit_generator.state = state["rng"]
+        self.updates, self.seed = state["updates"], state["seed"]
+
+
+class _Best:
+    """The best weights of each member so far; the model's member parameters [E, ...] are kept row by row."""
+
+    def __init__(self, model: WorldModel[Any]) -> None:
+        self._model = model
+        self._weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self._per_member = model.member_parameters()
+        self.error = torch.full((model.members,), torch.nan, device=model.device)
+
+    @torch.no_grad()
+    def update(self, error: Tensor, improvement: float) -> bool:
+        """Take over the members whose error [E] fell by ``improvement``; return whether any did."""
+        enough = error < self.error - improvement * self.error.abs()  # a likelihood may be below zero
+        better = torch.isfinite(error) & (torch.isnan(self.error) | enough)
+        self.error = torch.where(better, error, self.error)
+        for name, p in self._model.named_parameters():
+            mask = better.reshape(-1, *[1] * (p.dim() - 1)) if name in self._per_member else better.any()
+            self._weights[name] = torch.where(mask, p.detach(), self._weights[name])
+        return bool(better.any())
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best weights into the model."""
+        for name, p in self._model.named_parameters():
+            p.copy_(self._weights[name])

@@ -1,0 +1,1 @@
+"""The models. Each satisfies `mbrl_gym.model.WorldModel`; none imports another."""

@@ -1,0 +1,1 @@
+"""The shells that make a world model a Gymnasium environment."""

@@ -1,0 +1,132 @@
+"""LearnedEnv: a world model as a single Gymnasium environment."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
+
+from mbrl_gym.envs.dream import Dream
+from mbrl_gym.envs.inputs import encode_actions, parse_start, split_options
+from mbrl_gym.envs.rendering import Renderer, make_renderer
+from mbrl_gym.envs.vector import plain_spec
+from mbrl_gym.model import WorldModel
+from mbrl_gym.replay import StartStates
+from mbrl_gym.spaces import observation_array
+
+
+class LearnedEnv(gym.Env[Any, Any]):
+    """One learned environment; see `mbrl_gym.envs.vector.LearnedVectorEnv` for what its episodes are.
+
+    Args:
+        model: the world model.
+        starts: contexts that episodes begin from.
+        horizon: imagined steps an episode.
+        render_mode: None, or "rgb_array": classic control is drawn by the real environment's own renderer from the
+            predicted observation, any other vector observation as a strip chart of its dimensions.
+        real_id: the id of the real environment, which chooses the renderer.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  (as in gym.Env)
+
+    def __init__(
+        self,
+        model: WorldModel[Any],
+        starts: StartStates,
+        horizon: int = 1000,
+        render_mode: str | None = None,
+        real_id: str | None = None,
+    ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
+        self.dream = Dream(model, starts, 1, horizon)
+        self.model = model
+        self.observation_space = model.observation_space
+        self.action_space = model.action_space
+        self.render_mode = render_mode
+        self._renderer: Renderer | None = None
+        if render_mode is not None:
+            self._renderer = make_renderer(real_id, model.observation_space)
+            self.metadata = {**self.metadata, "render_fps": self._renderer.fps}
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The spec it was made from, without anything that is not plain data."""
+        spec: EnvSpec | None = self.__dict__.get("_spec")
+        return spec
+
+    @spec.setter
+    def spec(self, value: EnvSpec | None) -> None:
+        self.__dict__["_spec"] = plain_spec(value)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: fixes this episode and all that follow; without one the episodes go on differing.
+            options: ``{"start": obs}`` begins from a given observation, or from a context [C, *obs] together with
+                ``"action"`` [C, *act], the actions taken after each (the last is unused).
+
+        Returns:
+            The observation and ``{"uncertainty": 0.0}``.
+
+        Raises:
+            ValueError: an option is not as described.
+        """
+        chosen, _ = split_options(options, 1, ("start", "action"))
+        starts = parse_start(self.model, {key: _batched(value) for key, value in chosen.items()}, 1)
+        super().reset(seed=seed)
+        # The generator follows np_random, so that a seeded reset fixes all that comes and an unseeded one goes on.
+        self.dream.generator.manual_seed(int(self.np_random.integers(2**63)))
+        obs = self._first(self.dream.reset(starts))
+        if self._renderer is not None:
+            self._renderer.begin(obs)
+        return obs, {"uncertainty": 0.0}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Advance one imagined step; ``info`` has ``uncertainty`` and what the model adds, as Python numbers.
+
+        Raises:
+            RuntimeError: there was no reset yet.
+            ValueError: the action has another shape, is not finite, or is no member of a discrete space.
+        """
+        if self.dream.state is None:
+            raise RuntimeError("step() needs a reset() first")
+        obs_batch, prediction = self.dream.step(encode_actions(self.model, _batched(action), 1))
+        obs = self._first(obs_batch)
+        if self._renderer is not None:
+            self._renderer.follow(obs, action, float(prediction.reward))
+        info = {"uncertainty": prediction.uncertainty.item()}
+        info |= {name: x.item() if x.dim() == 1 else observation_array(x)[0] for name, x in prediction.info.items()}
+        return obs, float(prediction.reward), bool(prediction.terminated), bool(prediction.truncated), info
+
+    def render(self) -> Any:
+        """Return the picture [height, width, 3] uint8 of the predicted state, or None without a render mode."""
+        return None if self._renderer is None else self._renderer.draw()
+
+    def close(self) -> None:
+        """Close the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def _first(self, obs: Any) -> Any:
+        batch = observation_array(obs)
+        if isinstance(batch, dict):
+            return {key: self._row(value, self.observation_space[key]) for key, value in batch.items()}  # type: ignore[index]
+        return self._row(batch, self.observation_space)
+
+    @staticmethod
+    def _row(batch: Any, space: Any) -> Any:
+        # A Discrete observation is a numpy scalar, as Discrete.sample() gives it.
+        return batch[0] if space.shape == () else np.ascontiguousarray(batch[0])
+
+
+def _batched(value: Any) -> Any:
+    """Return an action, observation or context with a batch axis of one."""
+    if isinstance(value, dict):
+        return {key: _batched(item) for key, item in value.items()}
+    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)[None]

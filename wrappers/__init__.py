@@ -1,0 +1,8 @@
+"""Wrappers: learned environments for Stable-Baselines3, and what changes a model or an environment."""
+
+if __name__ != "mbrl_gym.wrappers":
+    raise ImportError("import mbrl_gym.wrappers, not wrappers: this folder is a part of the package mbrl_gym")
+
+from mbrl_gym.wrappers.sb3 import SB3VecEnv
+
+__all__ = ["SB3VecEnv"]

@@ -1,0 +1,9 @@
+"""Agents with the interface of Stable-Baselines3 that alternate between reality and the dream."""
+
+if __name__ != "mbrl_gym.agents":
+    raise ImportError("import mbrl_gym.agents, not agents: this folder is a part of the package mbrl_gym")
+
+from mbrl_gym.agents.base import ModelBasedAlgorithm
+from mbrl_gym.agents.dyna import Dyna
+
+__all__ = ["Dyna", "ModelBasedAlgorithm"]

@@ -1,0 +1,1 @@
+"""The command `mbrl-gym`; see `mbrl_gym.cli.main`."""

@@ -1,0 +1,144 @@
+"""The commands and their options. What a command needs is imported when it runs, so that --help is quick."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+
+@dataclass(frozen=True)
+class Common(ABC):
+    """What all commands share."""
+
+    debug: bool = field(default=False, kw_only=True)
+    """Show the traceback of an error."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Run the command and return its exit code."""
+
+
+@dataclass(frozen=True)
+class Demo(Common):
+    """Watch a model of a real environment being learned, and a policy being trained inside it (a few minutes).
+
+    The folder will hold the model, the policy, the log, a picture of prediction against reality and an animation of
+    dream beside reality. If it exists, a fresh numbered one is used.
+    """
+
+    out: Path = Path("runs/demo")
+    """Run folder."""
+    seed: int = 0
+    """Of everything."""
+    env: str = "Pendulum-v1"
+    """Id of the real environment."""
+    steps: int = 3000
+    """Real steps."""
+    baseline: bool = True
+    """Train SB3's PPO in reality on as many real steps, to compare."""
+    quick: bool = False
+    """A rehearsal of the plumbing with a tiny model and few imagined steps; it learns nothing."""
+    threads: int = 1
+    """CPU threads of torch; one is the fastest for small models."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.demo import run_demo
+
+        return run_demo(self)
+
+
+@dataclass(frozen=True)
+class Train(Common):
+    """Train an agent on a real environment, and keep model, policy and logs in a run folder.
+
+    Ctrl-C stops at the next real step and saves; --resume goes on exactly from there.
+    """
+
+    agent: Positional[Literal["dyna"]]
+    """dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way."""
+    out: Path
+    """Run folder; a run that is in it already is never overwritten (see --resume)."""
+    env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed unless --resume)")] = None
+    """Id of the real environment, as in Pendulum-v1 or package:Name-v0."""
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(needed unless --resume)")] = None
+    """Real steps in all, those before a --resume included."""
+    algorithm: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ppo)")] = None
+    """ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
+    seed: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: a fresh one, which run.json records)")
+    ] = None
+    """Of everything."""
+    learning_starts: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    """Real steps of random actions before the first training."""
+    train_freq: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    """Real steps between two trainings."""
+    dream_steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    """Imagined steps of each training."""
+    dream_envs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    """Dream environments that step together."""
+    dream_horizon: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    """Imagined steps an episode."""
+    device: str = "auto"
+    """A torch device, or auto: a GPU where there is one."""
+    publish: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: not published)")] = None
+    """Also publish the model under this id, as in Learned-MyPendulum-v0, for gym.make in any later process."""
+    resume: bool = False
+    """Continue the run in --out exactly where it stopped."""
+    threads: int = 1
+    """CPU threads of torch; one is the fastest for small models."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.train import run_train
+
+        return run_train(self)
+
+
+@dataclass(frozen=True)
+class Evaluate(Common):
+    """Let a stored agent play whole episodes in the real environment; writes evaluation.json into its folder."""
+
+    folder: Positional[Path]
+    """Run folder, or an agent's checkpoint in one."""
+    episodes: int = 20
+    """Whole episodes."""
+    dream: bool = False
+    """Also play in the learned environment of the run."""
+    env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the run's own)")] = None
+    """Id of the real environment."""
+    seed: int = 10_000
+    """Of the first episode's reset; the next ones count up."""
+    json: bool = False
+    """Print the JSON instead of the summary."""
+    device: str = "auto"
+    """A torch device, or auto."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.evaluate import run_evaluate
+
+        return run_evaluate(self)
+
+
+@dataclass(frozen=True)
+class List(Common):
+    """List the learned environments that are shipped with the library or were published on this machine."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.listing import run_list
+
+        return run_list()
+
+
+Command = (
+    Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[List, subcommand("list")]
+)

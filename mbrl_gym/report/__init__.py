@@ -1,0 +1,21 @@
+"""Fidelity of a model, and returns of a policy: numbers, a picture and an animation."""
+
+from mbrl_gym.report.animation import animate_dream, dream_frames, save_animation
+from mbrl_gym.report.figures import open_loop_figure, save_figure
+from mbrl_gym.report.open_loop import OpenLoopError, OpenLoopTrace, open_loop_error, open_loop_trace
+from mbrl_gym.report.returns import Returns, random_policy, run_episodes
+
+__all__ = [
+    "OpenLoopError",
+    "OpenLoopTrace",
+    "Returns",
+    "animate_dream",
+    "dream_frames",
+    "open_loop_error",
+    "open_loop_figure",
+    "open_loop_trace",
+    "random_policy",
+    "run_episodes",
+    "save_animation",
+    "save_figure",
+]

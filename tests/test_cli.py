@@ -1,0 +1,364 @@
+"""The command mbrl-gym: help, the round trip of a run, and what users get wrong."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import gymnasium as gym
+import pytest
+import torch
+from gymnasium.envs.classic_control import PendulumEnv
+from stable_baselines3 import PPO
+
+from mbrl_gym.agents import Dyna
+from mbrl_gym.cli.logs import ContinuedCSV
+from mbrl_gym.cli.main import main
+from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
+from mbrl_gym.cli.run_folder import fresh_folder
+from mbrl_gym.cli.text import table
+from mbrl_gym.fit import TrainerConfig
+
+SCHEDULE = {"learning_starts": 20, "train_freq": 20, "dream_steps": 512, "dream_envs": 16}
+TRAIN = ["train", "dyna", "--env", "Pendulum-v1", "--seed", "3"]
+for name, value in SCHEDULE.items():
+    TRAIN += [f"--{name.replace('_', '-')}", str(value)]
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch, tmp_path):
+    """Fits of ten steps, two evaluation episodes, models published in a folder of the test's own."""
+    monkeypatch.setenv("MBRL_GYM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("mbrl_gym.cli.train.EPISODES", 2)
+    monkeypatch.setattr("mbrl_gym.agents.dyna.TrainerConfig", partial(TrainerConfig, max_updates=10))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of 40 real steps, and what it printed; copy it to change it."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path, capsys):
+    if not finished.exists():
+        assert main([*TRAIN, "--steps", "40", "--out", str(finished)]) == 0
+        (finished / "printed.txt").write_text(capsys.readouterr().out)
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def error_of(capsys, *arguments):
+    """The message of a user's error: one line on stderr, exit code 2, and nothing of a traceback."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("mbrl-gym: error: ")
+    return lines[0].removeprefix("mbrl-gym: error: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["demo", "train", "evaluate", "list"]),
+        (["demo"], ["--out", "--seed", "--env", "--steps", "--no-baseline", "runs/demo", "3000", "Pendulum-v1"]),
+        (["train"], ["{dyna}"]),
+        (
+            ["train", "dyna"],
+            ["--env", "--steps", "--out", "--algorithm", "--seed", "--device", "--publish", "--resume"],
+        ),
+        (["train", "dyna"], ["--learning-starts", "--train-freq", "--dream-steps", "--dream-envs", "--dream-horizon"]),
+        (["evaluate"], ["--episodes", "20", "--dream", "--json"]),
+        (["list"], ["shipped"]),
+    ],
+)
+def test_help_is_complete(command, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for word in words:
+        assert word in text
+
+
+def test_help_does_not_wait_for_sb3_or_matplotlib():
+    code = (
+        "import sys; sys.argv = ['mbrl-gym', '--help']\n"
+        "from mbrl_gym.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('stable_baselines3', 'matplotlib', 'pygame') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_explains_itself(run):
+    printed = (run / "printed.txt").read_text()
+    assert "40 real steps" in printed
+    assert "evaluate" in printed
+    assert "checkpoint=" in printed
+    record = json.loads((run / "run.json").read_text())
+    assert record["arguments"]["env"] == "Pendulum-v1"
+    assert record["arguments"]["algorithm"] == "stable_baselines3:PPO"
+    assert record["arguments"]["seed"] == 3
+    assert {k: record["arguments"][k] for k in SCHEDULE} == SCHEDULE
+    (session,) = record["sessions"]
+    assert session["status"] == "finished"
+    assert session["to_step"] == 40
+    assert session["versions"]["torch"] == torch.__version__
+    assert set(session) >= {"git", "platform", "command", "started", "finished"}
+    assert len(record["evaluation"]["returns"]) == 2
+    rows = list(csv.DictReader((run / "progress.csv").open()))
+    assert [row["time/total_timesteps"] for row in rows] == ["20", "40"]
+    assert [row["time/imagined_timesteps"] for row in rows] == ["512", "1024"]
+    assert (run / "model.png").stat().st_size > 20_000
+
+
+def test_what_a_run_leaves_works_without_the_command(run):
+    env = gym.make("Learned-Pendulum-v1", checkpoint=str(run / "model"))
+    obs, _ = env.reset(seed=0)
+    assert env.spec is not None
+    action, _ = PPO.load(run / "policy.zip").predict(obs, deterministic=True)
+    again, _ = Dyna.load(run / "agent").predict(obs, deterministic=True)
+    assert action == again
+
+
+def test_evaluate(run, capsys):
+    assert main(["evaluate", str(run), "--episodes", "2", "--dream"]) == 0
+    text = capsys.readouterr().out
+    assert "Pendulum-v1 (real)" in text
+    assert "its learned environment" in text
+    report = json.loads((run / "evaluation.json").read_text())
+    assert report["real_steps_of_training"] == 40
+    for part in ("real", "dream"):
+        assert report[part]["lengths"] == [200, 200]
+        assert report[part]["mean"] == pytest.approx(sum(report[part]["returns"]) / 2)
+    assert main(["evaluate", str(run / "agent"), "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["real"] == report["real"]
+
+
+def test_resuming_continues_exactly(run, capsys):
+    agent = Dyna("MlpPolicy", gym.make("Pendulum-v1"), seed=3, **SCHEDULE)
+    agent.learn(40)
+    agent.learn(30, reset_num_timesteps=False)
+    assert main(["train", "dyna", "--out", str(run), "--resume", "--steps", "70"]) == 0
+    resumed = Dyna.load(run / "agent")
+    assert resumed.real_steps == agent.real_steps == 70
+    for name, value in agent.policy.state_dict().items():
+        assert torch.equal(value, resumed.policy.state_dict()[name]), name
+    for name, value in agent.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    rows = list(csv.DictReader((run / "progress.csv").open()))
+    assert [row["time/total_timesteps"] for row in rows] == ["20", "40", "60"]
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert [(s["from_step"], s["to_step"]) for s in sessions] == [(0, 40), (40, 70)]
+
+
+def test_publish_then_list(tmp_path, capsys):
+    assert main(["list"]) == 0
+    before = capsys.readouterr().out
+    assert "Learned-CliTest-v0" not in before
+    out = tmp_path / "run"
+    arguments = [*TRAIN, "--steps", "20", "--algorithm", "sac", "--dream-steps", "32", "--out", str(out)]
+    assert main([*arguments, "--publish", "Learned-CliTest-v0"]) == 0
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Learned-CliTest-v0" in line]
+    assert line.split()[1:4] == ["Pendulum-v1", "20", "200"]
+    assert str(tmp_path / "home") in line
+    assert gym.make("Learned-CliTest-v0").action_space == gym.make("Pendulum-v1").action_space
+
+
+def test_list_survives_a_broken_model(run, capsys, tmp_path):
+    folder = tmp_path / "home" / "models" / "Learned-Broken-v0"
+    shutil.copytree(run / "model", folder)
+    next(folder.glob("v*/config.json")).write_text("{}")
+    assert main(["list"]) == 0
+    out, err = capsys.readouterr()
+    assert "unreadable" in out
+    assert "Learned-Broken-v0 cannot be read" in err
+
+
+def interrupt_at(monkeypatch, calls):
+    """Press Ctrl-C at the given steps of the real pendulum."""
+    step, count = PendulumEnv.step, iter(range(1, 10**9))
+
+    def interrupting(self, action):
+        if next(count) in calls:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, action)
+
+    monkeypatch.setattr(PendulumEnv, "step", interrupting)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, {30})
+        assert main([*TRAIN, "--steps", "60", "--out", str(out)]) == 130
+    text, err = capsys.readouterr()
+    assert "Stopped after 30 of 60 real steps" in text
+    assert f"mbrl-gym train dyna --out {out} --resume" in text
+    assert "Ctrl-C: stopping at the next real step" in err
+    record = json.loads((out / "run.json").read_text())
+    assert record["sessions"][0]["status"] == "interrupted"
+    assert record["finished"] is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert main(["train", "dyna", "--out", str(out), "--resume"]) == 0
+    assert Dyna.load(out / "agent").real_steps == 60
+
+
+def test_a_second_ctrl_c_stops_at_once_and_saves_too(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    original = Dyna._train
+
+    def interrupted(self):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dyna, "_train", interrupted)
+        assert main([*TRAIN, "--steps", "60", "--out", str(out)]) == 130
+    assert "Stopped after 20 of 60" in capsys.readouterr().out
+    assert main(["train", "dyna", "--out", str(out), "--resume"]) == 0
+
+
+def test_an_agent_that_was_never_trained_is_saved_without_a_model(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*TRAIN, "--steps", "10", "--out", str(out)]) == 0
+    assert "Nothing was trained yet: that begins after 20 real steps" in capsys.readouterr().out
+    assert not (out / "model").exists()
+    assert main(["train", "dyna", "--out", str(out), "--resume", "--steps", "20"]) == 0
+    assert (out / "model").exists()
+
+
+# ---- errors of users ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_never_overwritten(run, tmp_path, capsys):
+    message = error_of(capsys, *TRAIN, "--steps", 40, "--out", run)
+    assert message == f"{run} holds a run already; continue it with --resume, or choose another --out"
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "a.jpg").touch()
+    assert "is not empty; choose another --out" in error_of(capsys, *TRAIN, "--steps", 40, "--out", other)
+    assert "is not empty; choose another --out" in error_of(capsys, *TRAIN, "--steps", 40, "--out", other / "a.jpg")
+
+
+def test_resume_refuses_what_it_cannot_do(run, tmp_path, capsys):
+    resume = ["train", "dyna", "--resume", "--out"]
+    assert f"there is no folder {tmp_path / 'none'}" in error_of(capsys, *resume, tmp_path / "none")
+    assert "40 of 40 real steps already; ask for more with --steps" in error_of(capsys, *resume, run)
+    message = error_of(capsys, *resume, run, "--steps", 60, "--dream-envs", 8)
+    assert "--dream-envs of this run is 16, not 8" in message
+    message = error_of(capsys, *resume, run, "--steps", 60, "--algorithm", "sac")
+    assert "--algorithm of this run is stable_baselines3:PPO, not stable_baselines3:SAC" in message
+
+
+def test_a_corrupt_checkpoint_is_named(run, capsys):
+    file = next((run / "agent").glob("v*/agent.safetensors"))
+    file.write_bytes(file.read_bytes()[:-10])
+    assert str(file) in error_of(capsys, "evaluate", run)
+    assert str(file) in error_of(capsys, "train", "dyna", "--resume", "--steps", 60, "--out", run)
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path / "none"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps", "9"], "--env and --steps are needed"),
+        (["--env", "Pendulum-v1"], "--env and --steps are needed"),
+        (["--env", "Pendulum-v1", "--steps", "0"], "--steps must be at least 1 real step, got 0"),
+        (["--env", "Pendulumm-v1", "--steps", "9"], "cannot make the environment 'Pendulumm-v1'"),
+        (["--env", "nowhere:Pendulum-v1", "--steps", "9"], "cannot make the environment 'nowhere:Pendulum-v1'"),
+        (
+            ["--env", "Pendulum-v1", "--steps", "9", "--algorithm", "popo"],
+            "unknown algorithm 'popo'; it is one of a2c,",
+        ),
+        (
+            ["--env", "Pendulum-v1", "--steps", "9", "--algorithm", "nowhere:PPO"],
+            "algorithm 'nowhere:PPO' cannot be imp",
+        ),
+        (
+            ["--env", "Pendulum-v1", "--steps", "9", "--algorithm", "sb3_contrib:Foo"],
+            "the module sb3_contrib has no Foo",
+        ),
+        (["--env", "Pendulum-v1", "--steps", "9", "--algorithm", "json:JSONDecoder"], "must be a class of Stable-Base"),
+        (["--env", "Pendulum-v1", "--steps", "9", "--algorithm", "dqn"], "DQN in a model of Pendulum-v1: "),
+        (["--env", "CartPole-v1", "--steps", "9", "--algorithm", "sac"], "SAC in a model of CartPole-v1: "),
+        (["--env", "Pendulum-v1", "--steps", "9", "--dream-steps", "0"], "dream_steps must be at least 1, got 0"),
+        (
+            ["--env", "Pendulum-v1", "--steps", "9", "--publish", "Mine-v0"],
+            "--publish: env_id must begin with 'Learned-'",
+        ),
+        (["--env", "Pendulum-v1", "--steps", "9", "--device", "abacus"], "--device abacus cannot be used"),
+    ],
+)
+def test_wrong_requests_for_training(arguments, words, tmp_path, capsys):
+    assert words in error_of(capsys, "train", "dyna", "--out", tmp_path / "run", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_requests_for_evaluation(run, tmp_path, capsys):
+    assert "there is no folder" in error_of(capsys, "evaluate", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "holds no agent" in error_of(capsys, "evaluate", tmp_path / "empty")
+    assert "--episodes must be at least 1, got 0" in error_of(capsys, "evaluate", run, "--episodes", 0)
+    assert "was trained on other spaces" in error_of(capsys, "evaluate", run, "--env", "CartPole-v1")
+    assert "cannot make the environment 'Nope-v0'" in error_of(capsys, "evaluate", run, "--env", "Nope-v0")
+    shutil.rmtree(run / "model")
+    assert str(run / "model") in error_of(capsys, "evaluate", run, "--episodes", 1, "--dream")
+    (run / "run.json").write_text("{")
+    assert "run.json cannot be read" in error_of(capsys, "evaluate", run)
+
+
+# ---- pieces ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_of_the_help_is_found_with_its_policy(name):
+    algorithm = find_algorithm(name)
+    policy = find_policy(algorithm, gym.make("Pendulum-v1").observation_space)
+    assert algorithm.__name__.lower() == name
+    assert policy == ("MlpLstmPolicy" if name == "recurrentppo" else "MlpPolicy")
+    assert policy in algorithm.policy_aliases
+
+
+def test_fresh_folders_count_up(tmp_path):
+    root = tmp_path / "demo"
+    assert fresh_folder(root).root == root
+    for expected in ("demo-2", "demo-3"):
+        run = fresh_folder(root) if root.exists() else fresh_folder(root / "x")
+        folder = root if not root.exists() else run.root
+        folder.mkdir()
+        (folder / "file").touch()
+        assert fresh_folder(root).root.name == expected
+
+
+def test_the_log_gains_columns_and_keeps_rows(tmp_path):
+    file = tmp_path / "progress.csv"
+    ContinuedCSV(file).write({"a": 1, "text": "x, y", "hidden": 2}, {"hidden": ("csv",)})
+    ContinuedCSV(file).write({"a": 3, "b": 4.5}, {})
+    rows = list(csv.DictReader(file.open()))
+    assert rows == [{"a": "1", "text": "x, y", "b": ""}, {"a": "3", "text": "", "b": "4.5"}]
+
+
+def test_tables_are_aligned():
+    assert table(("id", "n"), [("a", "1"), ("bbb", "1,000")], right={1}).splitlines() == [
+        "id       n",
+        "---  -----",
+        "a        1",
+        "bbb  1,000",
+    ]

@@ -268,18 +268,18 @@ class _Check:
     def twin(self) -> None:
         model = self.model
         try:
-            config = type(model).config_class(**json.loads(json.dumps(asdict(model.config))))
+            config = type(model.config)(**json.loads(json.dumps(asdict(model.config))))
         except TypeError as error:
             raise AssertionError(f"config must be a dataclass of JSON values, got {model.config}: {error}") from error
         _require(config == model.config, f"config must survive JSON, got {config} from {model.config}")
-        twin = type(model)(model.observation_space, model.action_space, config)
+        twin = model.twin()
         twin.load_state_dict(model.state_dict())
         twin.to(model.device)
         start = self.start()
         mine, theirs = self.predict(start), twin.predict(start, self.actions(), self.generator())
         _require(
             _same(mine[0], theirs[0]) and _same(mine[1], theirs[1]),
-            "a model built from (observation_space, action_space, config) and its state_dict must predict the same",
+            "a model's twin() with its state_dict must predict the same",
         )
 
     def moments(self) -> None:

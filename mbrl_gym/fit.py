@@ -101,7 +101,7 @@ class ModelTrainer:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self._parameters, lr=self.config.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(_groups(model), lr=self.config.learning_rate, fused=True)
         self.updates = 0
 
     def fit(self, replay: SequenceReplay, on_epoch: Callable[[int, float, Tensor], None] | None = None) -> FitReport:
@@ -247,6 +247,16 @@ class ModelTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rng.bit_generator.state = state["rng"]
         self.updates, self.seed = state["updates"], state["seed"]
+
+
+def _groups(model: WorldModel[Any]) -> list[dict[str, Any]]:
+    """Return the parameters to train in groups of equal weight decay (Adam's is the gradient of half the squares)."""
+    decay = model.weight_decay()
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault(decay.get(name, 0.0), []).append(p)
+    return [{"params": params, "weight_decay": amount} for amount, params in groups.items()]
 
 
 class _Best:

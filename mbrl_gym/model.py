@@ -152,9 +152,24 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         """Return [E]: each member's error on held-out windows, by which weights and elites are selected."""
         return self.loss(batch).total.detach().reshape(1)
 
+    def frozen(self) -> "WorldModel[State]":
+        """Return the model as it is now, in the form that predicts fastest; itself, where there is no other."""
+        return self
+
+    def twin(self) -> "WorldModel[State]":
+        """Return an untrained model of the same spaces and configuration, on the CPU."""
+        return type(self)(self.observation_space, self.action_space, self.config)
+
     def member_parameters(self) -> frozenset[str]:
         """Return the names of the parameters whose leading axis is [E], of which each member keeps its own best."""
         return frozenset()
+
+    def weight_decay(self) -> dict[str, float]:
+        """Return by name the parameters that decay: what the loss has to have added of each one's sum of squares / 2.
+
+        It is left to the optimiser, for which it is almost free.
+        """
+        return {}
 
     def before_fit(self, data: SequenceBatch) -> None:
         """Adapt what is not learned by gradient (normalisers, ranges) to all training windows [W, T]."""
@@ -236,11 +251,13 @@ def trajectory_return(
     generator: torch.Generator | None = None,
     discount: float = 1.0,
     sample: bool = True,
+    terminal_value: Callable[[State], Tensor] | None = None,
 ) -> Tensor:
     """Return [B]: the predicted return of the open-loop action sequences ``actions`` [B, H, A] from ``start`` [B].
 
     Each row is the mean over ``particles`` hypotheses. Rewards after the end of a rollout do not count. A row with a
     particle that diverged is NaN, so that planners can rank it last: a dream that broke must never win.
+    ``terminal_value`` (beliefs [B * P] -> [B * P]) is what a rollout that is still alive at the horizon is worth there.
     Source: Chua et al. 2018 (PETS), algorithm 1.
 
     Raises:
@@ -261,4 +278,6 @@ def trajectory_return(
         if "diverged" in step.info:
             total = torch.where(step.info["diverged"] & alive, torch.nan, total)
         alive = alive & ~(step.terminated | step.truncated)
+    if terminal_value is not None:
+        total = torch.where(alive, total + terminal_value(state) * discount ** actions.shape[1], total)
     return total.reshape(-1, particles).mean(dim=1)  # [B]

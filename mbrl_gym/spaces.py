@@ -78,7 +78,7 @@ class ActionCodec:
         self._check_members(x)  # before the action moves to a device that would have to be waited for
         x = x.to(device)
         if self.continuous:
-            low, high = self._low.to(x.device), self._high.to(x.device)
+            low, high = self._bounds(x.device)
             span = high - low
             return ((x.double() - low) / torch.where(span > 0, span, 1.0) * 2 - 1).clamp(-1, 1).float()
         if isinstance(self.space, spaces.MultiBinary):
@@ -105,7 +105,7 @@ class ActionCodec:
         """
         shape = (*action.shape[:-1], *self.event_shape)
         if self.continuous:
-            low, high = self._low.to(action.device), self._high.to(action.device)
+            low, high = self._bounds(action.device)
             value = low + (action.double().clamp(-1, 1) + 1) / 2 * (high - low)
             value = torch.minimum(value, high)  # rounding may carry it beyond
             return (value if self._dtype.is_floating_point else value.round()).to(self._dtype).reshape(shape)
@@ -113,6 +113,13 @@ class ActionCodec:
             return (action > 0.5).to(self._dtype).reshape(shape)
         index = torch.stack([part.argmax(-1) for part in torch.split(action, list(self.groups), dim=-1)], dim=-1)
         return (index + torch.as_tensor(self._start, device=action.device)).to(self._dtype).reshape(shape)
+
+    def _bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return low and high on ``device``; they move there once."""
+        if self._low.device != device:
+            with torch.inference_mode(False):  # or no later gradient could pass through them
+                self._low, self._high = self._low.to(device), self._high.to(device)
+        return self._low, self._high
 
     def sample(self, batch_size: int, generator: torch.Generator | None = None, device: Any = None) -> Tensor:
         """Return [batch_size, A]: uniformly random encoded actions."""

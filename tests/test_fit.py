@@ -375,6 +375,27 @@ def test_an_update_returns_its_terms() -> None:
     assert model.shared.item() == pytest.approx(-0.02, rel=1e-3)
 
 
+def test_what_a_model_lets_decay_has_the_gradient_of_half_its_squares() -> None:
+    class Decaying(Script):
+        def weight_decay(self) -> dict[str, float]:
+            return {"own": 2.0}
+
+    decaying, by_hand = Decaying(), Script()
+    for model in (decaying, by_hand):
+        nn.init.constant_(model.own, -1.0)  # where the decay outweighs the loss
+    trainer = ModelTrainer(decaying, replace(CONFIG, grad_clip=None))
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=CONFIG.learning_rate)
+    batch = trainer._split(world())[0][:8]
+    for _ in range(3):
+        trainer.update(batch)
+        optimizer.zero_grad()
+        (by_hand.loss(batch).total + by_hand.own.square().sum()).backward()
+        optimizer.step()
+    assert decaying.own[0].item() > -1.0
+    torch.testing.assert_close(decaying.own, by_hand.own)
+    torch.testing.assert_close(decaying.shared, by_hand.shared)
+
+
 def test_frozen_parameters_stay() -> None:
     model = Script()
     model.shared.requires_grad_(False)

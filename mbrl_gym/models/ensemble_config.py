@@ -17,6 +17,10 @@ class EnsembleConfig:
         weight_decay: one number a layer (the output layer included), or one for all.
         propagation: "ts1", "ts_inf", "expectation", "distribution_sampling" or "moment_matching".
         absolute: encoded observation dimensions that are predicted as such, not as a change.
+        angles: encoded observation dimensions that the networks read as sine and cosine.
+        unseen: encoded observation dimensions that the networks do not read (a position that does not matter).
+        learn_reward: False: the reward is zero, whatever the data says (a known function decides).
+        learn_termination: False: no step is terminal, whatever the data says (a known function decides).
         normalize_targets: learn changes and rewards in units of their standard deviation (PETS does not).
         max_log_variance: upper bound at the start of training, in units of the targets.
         min_log_variance: lower bound at the start of training.
@@ -24,6 +28,8 @@ class EnsembleConfig:
         variance_bound_penalty: weight of (sum of upper - sum of lower bounds) in the loss.
         variance_weighting: beta of the beta-NLL: a prediction's likelihood counts by its variance to this power. 0 is
             the plain likelihood (PETS), which neglects what is hard to fit; 1 follows the squared error.
+        bfloat16_rows: rows of a training batch from which the networks' products run in bfloat16, on a device that
+            multiplies in it; None: never.
         termination_threshold: the probability from which a predicted step is terminal.
         clamp_margin: predictions stay within the data's range widened by this fraction of it; None: no clamp.
 
@@ -38,17 +44,22 @@ class EnsembleConfig:
     weight_decay: tuple[float, ...] | float = 1e-5
     propagation: str = "ts_inf"
     absolute: tuple[int, ...] = ()
+    angles: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
+    learn_reward: bool = True
+    learn_termination: bool = True
     normalize_targets: bool = True
     max_log_variance: float = 0.5
     min_log_variance: float = -10.0
     learn_variance_bounds: bool = True
     variance_bound_penalty: float = 0.01
     variance_weighting: float = 0.5
+    bfloat16_rows: int | None = 128
     termination_threshold: float = 0.5
     clamp_margin: float | None = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "termination_hidden", "absolute"):  # JSON brings lists
+        for name in ("hidden", "termination_hidden", "absolute", "angles", "unseen"):  # JSON brings lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not isinstance(self.weight_decay, int | float):
             object.__setattr__(self, "weight_decay", tuple(self.weight_decay))

@@ -29,6 +29,10 @@ class Propagation:
         """
         return None
 
+    def order(self, member: Tensor, particles: int) -> Tensor | None:
+        """Return [B / P, P]: each belief's particles by the members `assign` gave them; None: they are in order."""
+        return None
+
     def mix(self, mean: Tensor, variance: Tensor, member: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and variance [B, D] of each row from those of the members [K, B, D]: the equal mixture's."""
         if member is None:
@@ -73,6 +77,10 @@ class TrajectorySamplingOne(Propagation):
             return torch.randint(elites, member.shape, generator=generator, device=member.device)
         noise = torch.rand(member.shape[0] // particles, particles, generator=generator, device=member.device)
         return (noise.argsort(1) * elites // particles).reshape(-1)
+
+    def order(self, member: Tensor, particles: int) -> Tensor:
+        """Return the particles of each belief sorted by their members."""
+        return member.view(-1, particles).argsort(stable=True, dim=1)
 
 
 class Expectation(Propagation):
@@ -120,4 +128,4 @@ PROPAGATIONS: dict[str, type[Propagation]] = {
 
 def _gaussian(mean: Tensor, variance: Tensor, generator: torch.Generator | None) -> Tensor:
     noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + variance.sqrt() * noise
+    return torch.addcmul(mean, variance.sqrt(), noise)

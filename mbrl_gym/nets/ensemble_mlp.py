@@ -1,11 +1,9 @@
 """EnsembleMLP: E multilayer perceptrons evaluated together, one batched matrix product a layer."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class EnsembleMLP(nn.Module):
@@ -34,27 +32,6 @@ class EnsembleMLP(nn.Module):
                 # In place where nothing is differentiated: half the memory touched, which is what large batches cost.
                 x = nn.functional.silu(x, inplace=not x.requires_grad)
         return x
-
-    def weight_penalty(self, decay: tuple[float, ...]) -> Tensor:
-        """Return the sum over layers of decay * ||W||^2 / 2 (biases excluded), summed over members."""
-        penalty: Tensor = _HalfSquares.apply(decay, *self.weights)  # type: ignore[no-untyped-call]
-        return penalty
-
-
-class _HalfSquares(torch.autograd.Function):
-    """Sum of factor * ||W||^2 / 2, with the gradient factor * W in one operation a layer; autograd would take three."""
-
-    @staticmethod
-    def forward(ctx: Any, factors: tuple[float, ...], *weights: Tensor) -> Tensor:
-        ctx.factors = factors
-        ctx.save_for_backward(*weights)
-        flat = [w.reshape(-1) for w in weights]
-        return torch.stack([0.5 * f * torch.dot(w, w) for f, w in zip(factors, flat, strict=True)]).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(w * (gradient * f) for f, w in zip(ctx.factors, ctx.saved_tensors, strict=True))
 
 
 def _truncated_normal(members: int, fan_in: int, fan_out: int) -> nn.Parameter:

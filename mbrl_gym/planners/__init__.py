@@ -1,0 +1,41 @@
+"""Planners: they choose actions by imagining what would come of them."""
+
+from typing import Any
+
+from mbrl_gym.planners.base import Plan, Planner
+from mbrl_gym.planners.cem import CEM, CEMCarry, CEMConfig
+from mbrl_gym.planners.gradient import GradientCarry, GradientConfig, GradientPlanner
+from mbrl_gym.planners.graphed import GraphedPlan
+from mbrl_gym.planners.icem import ICEM, ICEMCarry, ICEMConfig
+from mbrl_gym.planners.mppi import MPPI, MPPICarry, MPPIConfig
+from mbrl_gym.planners.shooting import NoCarry, RandomShooting, RandomShootingConfig
+
+PLANNERS: dict[str, type[Planner[Any]]] = {
+    "random_shooting": RandomShooting,
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+    "gradient": GradientPlanner,
+}
+
+__all__ = [
+    "CEM",
+    "ICEM",
+    "MPPI",
+    "PLANNERS",
+    "CEMCarry",
+    "CEMConfig",
+    "GradientCarry",
+    "GradientConfig",
+    "GradientPlanner",
+    "GraphedPlan",
+    "ICEMCarry",
+    "ICEMConfig",
+    "MPPICarry",
+    "MPPIConfig",
+    "NoCarry",
+    "Plan",
+    "Planner",
+    "RandomShooting",
+    "RandomShootingConfig",
+]

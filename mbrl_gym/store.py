@@ -18,6 +18,10 @@ from mbrl_gym.spaces import space_from_json, space_to_json
 
 # Models of the library, by the name that checkpoints carry. Only these are imported on a checkpoint's word.
 MODELS = {"ensemble": "mbrl_gym.models.ensemble:Ensemble"}
+WRAPPERS = {
+    "known_reward": "mbrl_gym.wrappers.known:KnownReward",
+    "known_termination": "mbrl_gym.wrappers.known:KnownTermination",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class StoredModel:
 def model_to_json(model: WorldModel[Any]) -> dict[str, Any]:
     """Return what `model_from_json` needs to build an untrained twin of ``model``."""
     path = f"{type(model).__module__}:{type(model).__qualname__}"
-    name = next((key for key, value in MODELS.items() if value == path), path)
+    name = next((key for key, value in (MODELS | WRAPPERS).items() if value == path), path)
+    if name in WRAPPERS:
+        wrapper: Any = model
+        return {"class": name, "inner": model_to_json(wrapper.inner), "arguments": wrapper.arguments()}
     return {
         "class": name,
         "observation_space": space_to_json(model.observation_space),
@@ -62,17 +69,25 @@ def model_from_json(data: Mapping[str, Any], model_class: type[WorldModel[Any]] 
         CheckpointError: the class is not the library's and was not given.
     """
     name = data["class"]
+    if name in WRAPPERS:
+        inner = model_from_json(data["inner"], model_class)
+        wrapped: WorldModel[Any] = _import(WRAPPERS[name])(inner, **data["arguments"])
+        return wrapped
     if model_class is None:
         if name not in MODELS:
             raise CheckpointError(
                 f"the model's class {name!r} is none of mbrl_gym's ({', '.join(sorted(MODELS))}), and a file may not "
                 "name what is imported; pass the class as model_class="
             )
-        module, attribute = MODELS[name].split(":")
-        model_class = getattr(importlib.import_module(module), attribute)
+        model_class = _import(MODELS[name])
     assert model_class is not None
     config = model_class.config_class(**data["config"])
     return model_class(space_from_json(data["observation_space"]), space_from_json(data["action_space"]), config)
+
+
+def _import(path: str) -> Any:
+    module, attribute = path.split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def save_model(path: str | os.PathLike[str], stored: StoredModel) -> Path:

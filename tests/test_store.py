@@ -1,6 +1,6 @@
 import json
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,9 @@ from mbrl_gym.checkpoint import (
     save_checkpoint,
 )
 from mbrl_gym.store import load_shared, model_from_json, model_to_json, pick_device
+from mbrl_gym.tasks import register_reward, table
 from mbrl_gym.tensors import TensorStruct
+from mbrl_gym.wrappers import KnownReward, KnownTermination
 from worlds import DICT, PUSH, Walk, WalkConfig, walk_starts
 
 
@@ -188,3 +190,40 @@ def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_device(torch.device("cpu")) == torch.device("cpu")
+
+
+# Wrapped models
+
+
+def test_a_wrapped_model_is_stored_with_its_wrappers(pendulum, tmp_path):
+    model = KnownReward(KnownTermination(pendulum.model, "Pendulum-v1"), "Pendulum-v1")
+    data = json.loads(json.dumps(model_to_json(model)))
+    assert (data["class"], data["arguments"]) == ("known_reward", {"reward": "Pendulum-v1"})
+    assert (data["inner"]["class"], data["inner"]["inner"]["class"]) == ("known_termination", "ensemble")
+    stored = replace(pendulum, model=model)
+    save_model(tmp_path / "model", stored)
+    for loaded in (load_model(tmp_path / "model", "cpu"), load_shared(tmp_path / "model", "cpu")):
+        assert all(same(a, b) for a, b in zip(steps_of(stored), steps_of(loaded), strict=True))
+        assert not any(p.requires_grad for p in loaded.model.parameters())
+        assert not loaded.model.unwrapped.training
+
+
+def test_a_wrapped_model_of_a_third_party_needs_its_class(tmp_path):
+    model = KnownReward(Walk(), "CartPole-v1")
+    save_model(tmp_path / "model", StoredModel(model, walk_starts(model, 1.0), None, 7))
+    with pytest.raises(CheckpointError, match="the model's class 'worlds:Walk' is none of mbrl_gym's"):
+        load_model(tmp_path / "model", "cpu")
+    loaded = load_model(tmp_path / "model", "cpu", model_class=Walk).model
+    assert type(loaded.unwrapped) is Walk
+    assert loaded.reward == "CartPole-v1"
+
+
+def test_a_name_that_this_process_does_not_know_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "_REWARDS", dict(table._REWARDS))
+    register_reward("mine", lambda obs, action, next_obs: next_obs[..., 0])
+    model = KnownReward(Walk(), "mine")
+    save_model(tmp_path / "model", StoredModel(model, walk_starts(model, 1.0), None, 7))
+    assert load_model(tmp_path / "model", "cpu", model_class=Walk).model.reward == "mine"
+    del table._REWARDS["mine"]
+    with pytest.raises(CheckpointError, match=r"reward is known, got 'mine'; .*register it with mbrl_gym.tasks.reg"):
+        load_model(tmp_path / "model", "cpu", model_class=Walk)

@@ -5,5 +5,6 @@ if __name__ != "mbrl_gym.agents":
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.dyna import Dyna
+from mbrl_gym.agents.pets import PETS
 
-__all__ = ["Dyna", "ModelBasedAlgorithm"]
+__all__ = ["PETS", "Dyna", "ModelBasedAlgorithm"]

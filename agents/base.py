@@ -20,7 +20,7 @@ from mbrl_gym.agents.progress import Progress
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.agents.storage import load_agent, load_running_moments, running_moments, save_agent
 from mbrl_gym.envs.registry import publish
-from mbrl_gym.fit import ModelTrainer
+from mbrl_gym.fit import FitReport, ModelTrainer
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay, StartStates
 from mbrl_gym.store import StoredModel, pick_device
@@ -113,6 +113,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self.progress = Progress()
         self._normalized = normalizes_observations(self.env)
         self._moments: dict[str, Any] | None = None  # of a VecNormalize, until the loaded agent gets one
+        self.last_fit: FitReport | None = None
 
     # ---- what a subclass supplies -----------------------------------------------------------------------------------
 
@@ -313,6 +314,24 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self.logger.record("time/training_cpu_seconds", time.process_time() - started)
         if log_interval and self.trainings % log_interval == 0:
             self.dump_logs()
+
+    def _fit_model(self) -> None:
+        """Fit the model to the replay, and log how it went."""
+        started = time.process_time()
+        report = self.last_fit = self.trainer.fit(self.replay, self._on_epoch)
+        self.logger.record("model/cpu_seconds", time.process_time() - started)
+        self.logger.record("model/epochs", report.epochs)
+        self.logger.record("model/updates", self.trainer.updates)
+        self.logger.record("model/loss", report.loss)
+        for name, value in report.terms.items():
+            self.logger.record(f"model/{name}", value)
+        if report.holdout_error:
+            error = float(np.mean(report.holdout_error))
+            self.logger.record("model/holdout_error", error)
+            self.progress.show(model_error=error)
+
+    def _on_epoch(self, epoch: int, loss: float, error: Any) -> None:
+        self.progress.show(model_loss=loss, epoch=epoch)
 
     def _random_actions(self) -> Any:
         return np.stack([self.action_space.sample() for _ in range(self.n_envs)])

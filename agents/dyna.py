@@ -32,7 +32,7 @@ from mbrl_gym.agents.inner import (
 )
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.envs.vector import LearnedVectorEnv
-from mbrl_gym.fit import FitReport, ModelTrainer, TrainerConfig
+from mbrl_gym.fit import ModelTrainer, TrainerConfig
 from mbrl_gym.model import WorldModel
 from mbrl_gym.models.ensemble import Ensemble
 from mbrl_gym.replay import SequenceReplay, StartStates
@@ -143,7 +143,6 @@ class Dyna(ModelBasedAlgorithm):
         self.dream_envs = int(dream_envs)
         self.dream_horizon = int(dream_horizon)
         self.normalize_reward = bool(normalize_reward)
-        self.last_fit: FitReport | None = None
         self._memory: Any = None  # a recurrent policy's, of the real episodes under way
         self._noise: VectorizedActionNoise | None = None  # where the algorithm explores by noise: in reality too
         if _init_setup_model:
@@ -254,21 +253,8 @@ class Dyna(ModelBasedAlgorithm):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def _train(self) -> None:
-        self.last_fit = self.trainer.fit(self.replay, self._on_epoch)
-        self._log_fit(self.last_fit)
+        self._fit_model()
         self._dream(self.dream_steps)
-
-    def _on_epoch(self, epoch: int, loss: float, error: Any) -> None:
-        self.progress.show(model_loss=loss, epoch=epoch)
-
-    def _log_fit(self, report: FitReport) -> None:
-        self.logger.record("model/epochs", report.epochs)
-        self.logger.record("model/updates", self.trainer.updates)
-        self.logger.record("model/loss", report.loss)
-        for name, value in report.terms.items():
-            self.logger.record(f"model/{name}", value)
-        if report.holdout_error:
-            self.logger.record("model/holdout_error", float(np.mean(report.holdout_error)))
 
     def _dream(self, steps: int) -> None:
         """Train the inner algorithm for ``steps`` imagined steps in the model as it is now."""

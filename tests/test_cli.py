@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 
 import gymnasium as gym
@@ -14,13 +15,17 @@ import torch
 from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import PPO
 
-from mbrl_gym.agents import Dyna
+from mbrl_gym import EnsembleConfig
+from mbrl_gym.agents import PETS, Dyna
+from mbrl_gym.agents.pets_presets import PRESETS, PETSPreset
 from mbrl_gym.cli.logs import ContinuedCSV
 from mbrl_gym.cli.main import main
 from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
 from mbrl_gym.cli.run_folder import fresh_folder
 from mbrl_gym.cli.text import table
 from mbrl_gym.fit import TrainerConfig
+from mbrl_gym.planners import CEM, CEMConfig
+from mbrl_gym.wrappers import KnownReward
 
 SCHEDULE = {"learning_starts": 20, "train_freq": 20, "dream_steps": 512, "dream_envs": 16}
 TRAIN = ["train", "dyna", "--env", "Pendulum-v1", "--seed", "3"]
@@ -68,7 +73,7 @@ def error_of(capsys, *arguments):
     [
         ([], ["demo", "train", "evaluate", "list"]),
         (["demo"], ["--out", "--seed", "--env", "--steps", "--no-baseline", "runs/demo", "3000", "Pendulum-v1"]),
-        (["train"], ["{dyna}"]),
+        (["train"], ["{dyna,pets}"]),
         (
             ["train", "dyna"],
             ["--env", "--steps", "--out", "--algorithm", "--seed", "--device", "--publish", "--resume"],
@@ -362,3 +367,135 @@ def test_tables_are_aligned():
         "a        1",
         "bbb  1,000",
     ]
+
+
+# ---- PETS -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QuickCEM(CEMConfig):
+    """What --planner cem is in these tests."""
+
+    candidates: int = 6
+    elites: int = 2
+    iterations: int = 1
+    horizon: int = 2
+    particles: int = 2
+
+
+@pytest.fixture
+def quick_pets(monkeypatch):
+    """Plans of some milliseconds."""
+
+    def preset(env_id):
+        trainer = TrainerConfig(max_updates=10)
+        return PETSPreset(QuickCEM(candidates=8), EnsembleConfig(members=2, hidden=(8,)), trainer, 20, 20)
+
+    monkeypatch.setitem(PRESETS, "cpu", preset)
+    monkeypatch.setattr(CEM, "config_class", QuickCEM)
+
+
+PLAN = ["train", "pets", "--env", "Pendulum-v1", "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A finished run of PETS, and what it printed; copy it to change it."""
+    return tmp_path_factory.mktemp("planned") / "run"
+
+
+@pytest.fixture
+def pets_run(planned, quick_pets, tmp_path, capsys):
+    if not planned.exists():
+        assert main([*PLAN, "--planner", "cem", "--reward", "known", "--steps", "40", "--out", str(planned)]) == 0
+        (planned / "printed.txt").write_text(capsys.readouterr().out)
+    shutil.copytree(planned, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_of_pets_explains_itself(pets_run):
+    printed = (pets_run / "printed.txt").read_text()
+    assert printed.startswith("PETS(CEM) on Pendulum-v1: 40 real steps")
+    assert f"{20 * QuickCEM().candidates * 4:,} imagined steps" in printed
+    arguments = json.loads((pets_run / "run.json").read_text())["arguments"]
+    assert arguments["agent"] == "pets"
+    asked = {"preset": "cpu", "planner": "cem", "reward": "known", "termination": "learned"}
+    assert {name: arguments[name] for name in asked} == asked
+    assert (arguments["learning_starts"], arguments["train_freq"]) == (20, 20)
+    rows = list(csv.DictReader((pets_run / "progress.csv").open()))
+    assert [row["time/total_timesteps"] for row in rows] == ["20", "40"]
+    assert float(rows[-1]["plan/seconds"]) > 0
+    assert not (pets_run / "policy.zip").exists()
+    agent = PETS.load(pets_run / "agent")
+    assert type(agent.model) is KnownReward
+    assert agent.planner_config == QuickCEM()
+
+
+def test_pets_is_evaluated_in_reality_and_in_its_dream(pets_run, capsys):
+    assert main(["evaluate", str(pets_run), "--episodes", "1", "--dream"]) == 0
+    text = capsys.readouterr().out
+    assert "Pendulum-v1 (real)" in text
+    assert "its learned environment" in text
+    report = json.loads((pets_run / "evaluation.json").read_text())
+    assert report["dream"]["lengths"] == report["real"]["lengths"] == [200]
+
+
+def test_pets_resumes_exactly_and_refuses_a_changed_option(pets_run, capsys):
+    resume = ["train", "pets", "--resume", "--out", pets_run, "--steps", 60]
+    for option, value, stored in (
+        ("--planner", "icem", "cem"),
+        ("--preset", "paper", "cpu"),
+        ("--reward", "learned", "known"),
+        ("--termination", "known", "learned"),
+        ("--train-freq", "7", "20"),
+    ):
+        message = error_of(capsys, *resume, option, value)
+        assert f"{option} of this run is {stored}, not {value}; leave it out, or begin another run" in message
+    message = error_of(capsys, "train", "dyna", "--resume", "--out", pets_run, "--steps", 60)
+    assert "--agent of this run is pets, not dyna" in message
+    uninterrupted = PETS("MlpPolicy", gym.make("Pendulum-v1"), planner=QuickCEM(), reward="known", seed=3)
+    uninterrupted.learn(40)
+    uninterrupted.learn(20, reset_num_timesteps=False)
+    assert main([str(a) for a in (*resume, "--planner", "cem", "--reward", "known")]) == 0  # the same words are fine
+    resumed = PETS.load(pets_run / "agent")
+    assert resumed.real_steps == 60
+    for name, value in uninterrupted.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_pets_before_its_first_training_and_of_its_preset(quick_pets, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*PLAN, "--steps", "5", "--learning-starts", "9", "--out", str(out)]) == 0
+    assert "Nothing was trained yet: that begins after 9 real steps" in capsys.readouterr().out
+    assert not (out / "model").exists()
+    assert PETS.load(out / "agent").planner_config == QuickCEM(candidates=8)
+    message = error_of(capsys, "train", "pets", "--resume", "--out", out, "--planner", "cem")
+    assert "--planner of this run is the preset's, not cem" in message
+
+
+@pytest.mark.parametrize(
+    ("agent", "arguments", "words"),
+    [
+        ("pets", ["--algorithm", "ppo"], "--algorithm is an option of dyna, not of pets; leave it out"),
+        ("pets", ["--dream-envs", "4"], "--dream-envs is an option of dyna, not of pets; leave it out"),
+        ("dyna", ["--planner", "cem"], "--planner is an option of pets, not of dyna; leave it out"),
+        ("dyna", ["--reward", "known"], "--reward is an option of pets, not of dyna; leave it out"),
+        ("pets", ["--planner", "mcts"], "--planner must be one of random_shooting, cem, icem, mppi, gradient, got 'mc"),
+        ("pets", ["--preset", "gpu"], "PETS on Pendulum-v1: preset must be one of ['cpu', 'paper'], got 'gpu'"),
+        ("pets", ["--reward", "Nope-v0"], "PETS on Pendulum-v1: name must be a task whose reward is known, got 'Nope-"),
+        ("pets", ["--learning-starts", "0"], "learning_starts must be at least 1 step, got 0"),
+    ],
+)
+def test_wrong_requests_for_pets(agent, arguments, words, tmp_path, capsys):
+    out = tmp_path / "run"
+    message = error_of(capsys, "train", agent, "--env", "Pendulum-v1", "--steps", 9, "--out", out, *arguments)
+    assert words in message
+    assert not out.exists()
+
+
+def test_the_help_of_pets_names_its_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "pets", "--help"])
+    text = capsys.readouterr().out
+    for word in ("--preset", "--planner", "--reward", "--termination", "paper", "random_shooting", "icem"):
+        assert word in text

@@ -171,7 +171,19 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 
 BASE = {"tensors", "math", "schedules", "packing"}
 CORE = BASE | {"spaces", "batch", "distributions", "nets", "model", "replay", "checkpoint"}
-EVERYTHING = CORE | {"models", "checker", "fit", "store", "zoo", "envs", "report", "wrappers", "agents"}
+EVERYTHING = CORE | {
+    "models",
+    "planners",
+    "tasks",
+    "checker",
+    "fit",
+    "store",
+    "zoo",
+    "envs",
+    "report",
+    "wrappers",
+    "agents",
+}
 MAY_IMPORT = {
     "tensors": set(),
     "math": set(),
@@ -185,12 +197,14 @@ MAY_IMPORT = {
     "model": BASE | {"spaces", "batch", "distributions", "nets"},
     "replay": BASE | {"spaces", "batch"},
     "models": CORE - {"checkpoint", "replay"},
+    "planners": CORE - {"checkpoint", "replay"},
+    "tasks": {"spaces"},
     "checker": CORE,
     "fit": CORE,
     "store": CORE,
     "zoo": {"checkpoint"},
     "envs": CORE | {"store", "zoo"},
-    "wrappers": CORE | {"envs", "store"},
+    "wrappers": CORE | {"envs", "store", "tasks"},
     "agents": EVERYTHING - {"report", "zoo"},
     "mbrl_gym": EVERYTHING - {"report", "wrappers", "agents"},
     "report": EVERYTHING | {"mbrl_gym"},

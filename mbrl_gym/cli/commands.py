@@ -57,8 +57,9 @@ class Train(Common):
     Ctrl-C stops at the next real step and saves; --resume goes on exactly from there.
     """
 
-    agent: Positional[Literal["dyna"]]
-    """dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way."""
+    agent: Positional[Literal["dyna", "pets"]]
+    """dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way.
+    pets: plans in a probabilistic ensemble at every real step, and trains no policy."""
     out: Path
     """Run folder; a run that is in it already is never overwritten (see --resume)."""
     env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed unless --resume)")] = None
@@ -66,21 +67,29 @@ class Train(Common):
     steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(needed unless --resume)")] = None
     """Real steps in all, those before a --resume included."""
     algorithm: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ppo)")] = None
-    """ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
+    """dyna: ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
+    preset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: cpu)")] = None
+    """pets: cpu (light) or paper (as published, for a GPU)."""
+    planner: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the preset's)")] = None
+    """pets: cem, icem, mppi, gradient or random_shooting, with its own defaults."""
+    reward: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None
+    """pets: learned, known (of --env), or the name of a known reward."""
+    termination: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None
+    """pets: learned, known (of --env), or the name of a known termination."""
     seed: Annotated[
         int | None, arg(metavar="INT", help_behavior_hint="(default: a fresh one, which run.json records)")
     ] = None
     """Of everything."""
-    learning_starts: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    learning_starts: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the agent's)")] = None
     """Real steps of random actions before the first training."""
-    train_freq: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
+    train_freq: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the agent's)")] = None
     """Real steps between two trainings."""
     dream_steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
-    """Imagined steps of each training."""
+    """dyna: imagined steps of each training."""
     dream_envs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
-    """Dream environments that step together."""
+    """dyna: dream environments that step together."""
     dream_horizon: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
-    """Imagined steps an episode."""
+    """dyna: imagined steps an episode."""
     device: str = "auto"
     """A torch device, or auto: a GPU where there is one."""
     publish: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: not published)")] = None

@@ -7,11 +7,12 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from mbrl_gym.agents import Dyna
+from mbrl_gym.agents import ModelBasedAlgorithm
 from mbrl_gym.checkpoint import CheckpointError, is_checkpoint
+from mbrl_gym.cli.agents import load_agent
 from mbrl_gym.cli.commands import Evaluate
 from mbrl_gym.cli.errors import UserError, user_errors
-from mbrl_gym.cli.real import check_device, find_algorithm, make_real
+from mbrl_gym.cli.real import check_device, make_real
 from mbrl_gym.cli.run_folder import RunFolder, write_json
 from mbrl_gym.cli.text import spread
 from mbrl_gym.envs.single import LearnedEnv
@@ -29,9 +30,7 @@ def run_evaluate(args: Evaluate) -> int:
     env_id = args.env or arguments.get("env")
     if env_id is None:
         raise UserError(f"{args.folder} does not say which environment the agent is for; name it with --env")
-    given: dict[str, Any] = {"algorithm": find_algorithm(arguments["algorithm"])} if "algorithm" in arguments else {}
-    with user_errors(RuntimeError, ValueError, prefix=f"cannot load the agent in {args.folder}: "):
-        agent = Dyna.load(run.agent, device=args.device, **given)
+    agent = load_agent(run, arguments, args.device)
     real = make_real(env_id)
     if (real.observation_space, real.action_space) != (agent.observation_space, agent.action_space):
         raise UserError(f"the agent in {args.folder} was trained on other spaces than those of {env_id}")
@@ -66,7 +65,7 @@ def _find(folder: Path) -> tuple[RunFolder, dict[str, Any]]:
     return run, run.read()["arguments"]
 
 
-def _in_dream(agent: Dyna, run: RunFolder, args: Evaluate) -> Returns:
+def _in_dream(agent: ModelBasedAlgorithm, run: RunFolder, args: Evaluate) -> Returns:
     with user_errors(CheckpointError, ValueError, gym.error.Error):
         stored = load_model(run.model, args.device)
     env = LearnedEnv(stored.model, stored.starts, stored.horizon)

@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from mbrl_gym.agents import Dyna
+from mbrl_gym.agents import Dyna, ModelBasedAlgorithm
 from mbrl_gym.cli.run_folder import RunFolder
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay
@@ -42,14 +42,15 @@ def model_error(model: WorldModel[Any], replay: SequenceReplay, wanted: int = HO
     return None
 
 
-def save_agent(agent: Dyna, run: RunFolder, card: dict[str, Any] | None = None) -> StoredModel | None:
+def save_agent(agent: ModelBasedAlgorithm, run: RunFolder, card: dict[str, Any] | None = None) -> StoredModel | None:
     """Write the agent, and, once it was trained, model and policy; return the stored model."""
     agent.save(run.agent)
     if not agent.trainings:
         return None
     stored: StoredModel = agent.stored_model(card=card)
     save_model(run.model, stored)
-    agent.export_sb3(run.policy)
+    if isinstance(agent, Dyna):  # the others have no policy of SB3's
+        agent.export_sb3(run.policy)
     return stored
 
 

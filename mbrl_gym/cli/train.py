@@ -2,32 +2,29 @@
 
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 
 import mbrl_gym
-from mbrl_gym.agents import Dyna
+from mbrl_gym.agents import ModelBasedAlgorithm
 from mbrl_gym.checkpoint import CheckpointError
+from mbrl_gym.cli.agents import KINDS, find_kind
 from mbrl_gym.cli.callbacks import AfterTraining, StopOnInterrupt
 from mbrl_gym.cli.commands import Train
 from mbrl_gym.cli.errors import INTERRUPTED, UserError, user_errors
 from mbrl_gym.cli.logs import run_logger
 from mbrl_gym.cli.outputs import EVALUATION_SEED, save_agent, save_picture, unseen_experience
-from mbrl_gym.cli.real import ALGORITHMS, check_device, find_algorithm, find_policy, make_real
+from mbrl_gym.cli.real import check_device, make_real
 from mbrl_gym.cli.run_folder import RunFolder, command_line, facts, now
 from mbrl_gym.cli.text import spread
 from mbrl_gym.report import run_episodes
 from mbrl_gym.store import StoredModel
 
-NUMBERS = ("learning_starts", "train_freq", "dream_steps", "dream_envs", "dream_horizon")
-FIXED = ("agent", "env", "algorithm", "seed", *NUMBERS)  # what a resumed run cannot change
 SAVE_SECONDS = 60.0
 LINE_SECONDS = 10.0
 EPISODES = 10  # of the evaluation at the end
@@ -60,7 +57,7 @@ def run_train(args: Train) -> int:
     }
     record["sessions"].append(session)
     run.write(record)
-    print(f"{_title(agent)} on {env_id}: {left:,} real steps, run folder {run.root}")
+    print(f"{KINDS[args.agent].title(agent)} on {env_id}: {left:,} real steps, run folder {run.root}")
     try:
         stopped = _learn(agent, left, run)
     except Exception as error:
@@ -85,27 +82,24 @@ def run_train(args: Train) -> int:
 # ---- before ------------------------------------------------------------------------------------------
 
 
-def _begin(args: Train, run: RunFolder) -> tuple[dict[str, Any], Dyna]:
+def _begin(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgorithm]:
     if args.env is None or args.steps is None:
         raise UserError("--env and --steps are needed, as in --env Pendulum-v1 --steps 3000 (or --resume a run)")
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1 real step, got {args.steps}")
     if run.exists():
         raise UserError(_refusal(run))
-    algorithm = find_algorithm(args.algorithm or "ppo")
+    kind = find_kind(args)
     seed = args.seed if args.seed is not None else int(np.random.SeedSequence().generate_state(1)[0] >> 1)
     real = make_real(args.env)
-    numbers = {name: value for name in NUMBERS if (value := getattr(args, name)) is not None}
-    with user_errors(*WRONG_REQUEST, prefix=f"{algorithm.__name__} in a model of {args.env}: "):
-        policy = find_policy(algorithm, real.observation_space)
-        agent = Dyna(policy, real, algorithm=algorithm, seed=seed, device=args.device, **numbers)
+    with user_errors(*WRONG_REQUEST, prefix=f"{kind.request(args)}: "):
+        agent = kind.make(args, real, seed)
     arguments = {
         "agent": args.agent,
         "env": args.env,
         "steps": args.steps,
-        "algorithm": _path(args.algorithm or "ppo"),
         "seed": seed,
-        **{name: getattr(agent, name) for name in NUMBERS},
+        **kind.arguments(args, agent),
         "device": str(agent.device),
         "publish": args.publish,
     }
@@ -124,12 +118,13 @@ def _refusal(run: RunFolder) -> str:
     return f"{run.root} exists and is not empty; choose another --out"
 
 
-def _resume(args: Train, run: RunFolder) -> tuple[dict[str, Any], Dyna]:
+def _resume(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgorithm]:
+    kind = find_kind(args)
     record = run.read()
     arguments = record["arguments"]
-    for name in FIXED:
-        given, stored = asdict(args)[name], arguments.get(name)
-        given = _path(given) if name == "algorithm" and given is not None else given
+    fixed = {"agent": args.agent, "env": args.env, "seed": args.seed, **kind.given(args)}
+    for name, given in fixed.items():
+        stored = arguments.get(name)
         if given is not None and given != stored:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} of this run is {stored}, not {given}; leave it out, or begin another run")
@@ -137,25 +132,16 @@ def _resume(args: Train, run: RunFolder) -> tuple[dict[str, Any], Dyna]:
         arguments["steps"] = args.steps
     if args.publish is not None:
         arguments["publish"] = args.publish
-    algorithm: type[BaseAlgorithm] = find_algorithm(arguments["algorithm"])
     with user_errors(*WRONG_REQUEST, RuntimeError, prefix=f"cannot resume {run.root}: "):
-        agent = Dyna.load(run.agent, env=make_real(arguments["env"]), device=args.device, algorithm=algorithm)
+        agent = kind.load(run, arguments, args.device, make_real(arguments["env"]))
     record.setdefault("sessions", [])
     return record, agent
-
-
-def _path(algorithm: str) -> str:
-    return ALGORITHMS.get(algorithm.lower(), algorithm)
-
-
-def _title(agent: Dyna) -> str:
-    return f"Dyna({agent.algorithm_class.__name__})"
 
 
 # ---- while ------------------------------------------------------------------------------------------
 
 
-def _learn(agent: Dyna, steps: int, run: RunFolder) -> bool:
+def _learn(agent: ModelBasedAlgorithm, steps: int, run: RunFolder) -> bool:
     """Learn; return whether Ctrl-C ended it early. The agent is saved about once a minute on the way."""
     bar = sys.stderr.isatty()
     last = {"saved": time.monotonic(), "printed": -np.inf}
@@ -177,7 +163,7 @@ def _learn(agent: Dyna, steps: int, run: RunFolder) -> bool:
     return stop.requested
 
 
-def _line(agent: Dyna) -> str:
+def _line(agent: ModelBasedAlgorithm) -> str:
     episodes = agent.ep_info_buffer or ()
     text = f"{agent.real_steps:>9,} real steps  {agent.imagined_timesteps:>12,} imagined"
     if episodes:
@@ -188,19 +174,19 @@ def _line(agent: Dyna) -> str:
 # ---- after ------------------------------------------------------------------------------------------
 
 
-def _save(agent: Dyna, run: RunFolder, record: dict[str, Any]) -> StoredModel | None:
+def _save(agent: ModelBasedAlgorithm, run: RunFolder, record: dict[str, Any]) -> StoredModel | None:
     arguments = record["arguments"]
     card = {
         "real_steps": agent.real_steps,
         "trained_with": f"mbrl-gym train {arguments['agent']}",
-        "algorithm": arguments["algorithm"],
+        "algorithm": KINDS[arguments["agent"]].title(agent),
         "seed": arguments["seed"],
         "versions": record["sessions"][-1]["versions"],
     }
     return save_agent(agent, run, card)
 
 
-def _finish(agent: Dyna, stored: StoredModel | None, run: RunFolder, record: dict[str, Any]) -> None:
+def _finish(agent: ModelBasedAlgorithm, stored: StoredModel | None, run: RunFolder, record: dict[str, Any]) -> None:
     env_id = record["arguments"]["env"]
     real = make_real(env_id)
     _, experience = unseen_experience(real, EPISODES)

@@ -1,0 +1,158 @@
+"""The agents that the command line trains: how each is made from the options, stored in run.json, and loaded."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from mbrl_gym.agents import PETS, Dyna, ModelBasedAlgorithm
+from mbrl_gym.cli.commands import Train
+from mbrl_gym.cli.errors import UserError, user_errors
+from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
+from mbrl_gym.cli.run_folder import RunFolder
+from mbrl_gym.planners import PLANNERS
+
+SCHEDULE = ("learning_starts", "train_freq")
+
+
+class AgentKind(ABC):
+    """One kind of agent.
+
+    Attributes:
+        options: the options of `mbrl-gym train` that belong to it, beside those of all agents.
+    """
+
+    options: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> ModelBasedAlgorithm:
+        """Return a new agent."""
+
+    @abstractmethod
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return the options of a new agent as run.json keeps them."""
+
+    @abstractmethod
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> ModelBasedAlgorithm:
+        """Return the agent of a run; ``arguments`` are those of run.json."""
+
+    @abstractmethod
+    def request(self, args: Train) -> str:
+        """Return what was asked for, to begin an error message with."""
+
+    @abstractmethod
+    def title(self, agent: Any) -> str:
+        """Return what the agent is called."""
+
+    def given(self, args: Train) -> dict[str, Any]:
+        """Return the agent's own options that were given, as run.json would keep them."""
+        return {name: value for name in self.options if (value := getattr(args, name)) is not None}
+
+
+class DynaKind(AgentKind):
+    """Dyna."""
+
+    options = ("algorithm", *SCHEDULE, "dream_steps", "dream_envs", "dream_horizon")
+
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> Dyna:
+        """Return Dyna with the algorithm that was asked for."""
+        algorithm = find_algorithm(args.algorithm or "ppo")
+        numbers = {name: value for name, value in self.given(args).items() if name != "algorithm"}
+        policy = find_policy(algorithm, env.observation_space)
+        return Dyna(policy, env, algorithm=algorithm, seed=seed, device=args.device, **numbers)
+
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return the algorithm's import path and the numbers."""
+        numbers = {name: getattr(agent, name) for name in self.options if name != "algorithm"}
+        return {"algorithm": _path(args.algorithm or "ppo"), **numbers}
+
+    def given(self, args: Train) -> dict[str, Any]:
+        """Return the options that were given, the algorithm by its import path."""
+        found = super().given(args)
+        return {name: _path(value) if name == "algorithm" else value for name, value in found.items()}
+
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> Dyna:
+        """Return the stored agent, whose algorithm is the one that run.json names."""
+        given = {"algorithm": find_algorithm(arguments["algorithm"])} if "algorithm" in arguments else {}
+        return Dyna.load(run.agent, env=env, device=device, **given)
+
+    def request(self, args: Train) -> str:
+        """Return the algorithm and the environment."""
+        return f"{find_algorithm(args.algorithm or 'ppo').__name__} in a model of {args.env}"
+
+    def title(self, agent: Any) -> str:
+        """Return Dyna(algorithm)."""
+        return f"Dyna({agent.algorithm_class.__name__})"
+
+
+class PETSKind(AgentKind):
+    """PETS."""
+
+    options = ("preset", "planner", "reward", "termination", *SCHEDULE)
+
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> PETS:
+        """Return PETS with the preset that was asked for."""
+        options = self.given(args)
+        if args.planner is not None:
+            if args.planner not in PLANNERS:
+                raise UserError(f"--planner must be one of {', '.join(PLANNERS)}, got {args.planner!r}")
+            options["planner"] = PLANNERS[args.planner].config_class()
+        policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+        return PETS(policy, env, seed=seed, device=args.device, **options)
+
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return preset, planner, what is known, and the schedule, by the words that ask for them."""
+        words = {
+            "planner": args.planner or "the preset's",
+            "reward": args.reward or "learned",
+            "termination": args.termination or "learned",
+        }
+        return {**{n: getattr(agent, n) for n in self.options if n not in words}, **words}
+
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> PETS:
+        """Return the stored agent."""
+        return PETS.load(run.agent, env=env, device=device)
+
+    def request(self, args: Train) -> str:
+        """Return agent and environment."""
+        return f"PETS on {args.env}"
+
+    def title(self, agent: Any) -> str:
+        """Return PETS(planner)."""
+        return f"PETS({type(agent.policy.planner).__name__})"
+
+
+KINDS: dict[str, AgentKind] = {"dyna": DynaKind(), "pets": PETSKind()}
+ALL_OPTIONS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.options))
+
+
+def find_kind(args: Train) -> AgentKind:
+    """Return the kind of agent that was asked for.
+
+    Raises:
+        UserError: an option of another kind was given.
+    """
+    kind = KINDS[args.agent]
+    for name in ALL_OPTIONS:
+        if name not in kind.options and getattr(args, name) is not None:
+            owners = ", ".join(other for other, k in KINDS.items() if name in k.options)
+            raise UserError(f"--{name.replace('_', '-')} is an option of {owners}, not of {args.agent}; leave it out")
+    return kind
+
+
+def load_agent(run: RunFolder, arguments: dict[str, Any], device: str) -> ModelBasedAlgorithm:
+    """Return the agent of a run folder, to predict.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    name = arguments.get("agent", "dyna")
+    if name not in KINDS:
+        raise UserError(f"{run.root} holds an agent of the kind {name!r}; this version knows {', '.join(KINDS)}")
+    with user_errors(RuntimeError, ValueError, prefix=f"cannot load the agent in {run.root}: "):
+        return KINDS[name].load(run, arguments, device)
+
+
+def _path(algorithm: str) -> str:
+    return ALGORITHMS.get(algorithm.lower(), algorithm)

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -142,6 +143,8 @@ class PETS(ModelBasedAlgorithm):
             planner = planner_class(self.model.action_codec, self.planner_config)
             if self.planner_config.particles > 1:  # an error of their number now, not at the first plan
                 self.model.branch(self.model.initial(1), self.planner_config.particles)
+            state, action = self.model.initial(1), torch.zeros(1, self.model.action_codec.size, device=self.device)
+            self.model.predict(state, action)  # and of what is known, where it does not fit the observations
             self.policy = PlannerPolicy(self.model, planner, self._draw_seed())
 
     def _make_model(self) -> WorldModel[Any]:

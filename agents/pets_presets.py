@@ -1,6 +1,6 @@
 """PETS' hyperparameters: `cpu` for two cores, `paper` as published."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mbrl_gym.fit import TrainerConfig
@@ -61,10 +61,10 @@ def paper(env_id: str | None) -> PETSPreset:
     """
     name = (env_id or "").rpartition("/")[2].partition("-")[0]
     hidden, decay, rate, steps, (horizon, population, elites), angles = PAPER.get(name, PAPER["HalfCheetah"])
-    plain = {"normalize_targets": False, "variance_weighting": 0.0, "clamp_margin": None}
+    seen_as = angles if name in PAPER else ()
     return PETSPreset(
         planner=CEMConfig(candidates=population, elites=elites, iterations=5, horizon=horizon, particles=20, alpha=0.1),
-        model=EnsembleConfig(hidden=hidden, weight_decay=decay, angles=angles if name in PAPER else (), **plain),  # type: ignore[arg-type]
+        model=replace(EnsembleConfig.paper(), hidden=hidden, weight_decay=decay, angles=seen_as),
         trainer=TrainerConfig(
             learning_rate=rate,
             final_learning_rate=1.0,

@@ -465,12 +465,14 @@ def test_pets_resumes_exactly_and_refuses_a_changed_option(pets_run, capsys):
 
 def test_pets_before_its_first_training_and_of_its_preset(quick_pets, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main([*PLAN, "--steps", "5", "--learning-starts", "9", "--out", str(out)]) == 0
+    assert main([*PLAN, "--steps", "5", "--learning-starts", "9", "--termination", "known", "--out", str(out)]) == 0
     assert "Nothing was trained yet: that begins after 9 real steps" in capsys.readouterr().out
     assert not (out / "model").exists()
     assert PETS.load(out / "agent").planner_config == QuickCEM(candidates=8)
     message = error_of(capsys, "train", "pets", "--resume", "--out", out, "--planner", "cem")
     assert "--planner of this run is the preset's, not cem" in message
+    assert PETS.load(out / "agent").termination == "Pendulum-v1"
+    assert json.loads((out / "run.json").read_text())["arguments"]["termination"] == "known"
 
 
 @pytest.mark.parametrize(

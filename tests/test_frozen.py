@@ -274,3 +274,34 @@ def test_termination_is_learned_unless_it_is_known(learns: bool) -> None:
 def test_dimensions_must_exist(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} must name encoded observation dimensions 0 to 2, got \(3,\)"):
         ensemble(**{name: (3,)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"angles": (1,), "unseen": (1, 2)}, r"angles and unseen must have no dimension in common, got \(1,\) and"),
+        ({"bfloat16_rows": 0}, "bfloat16_rows must be at least 1 or None, got 0"),
+    ],
+)
+def test_bad_configurations_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EnsembleConfig(**change)
+
+
+# Training in bfloat16
+
+
+def test_large_batches_are_trained_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl_gym.models.ensemble.multiplies_in_bfloat16", lambda device: True)
+    exact, rounds = ensemble(bfloat16_rows=None), ensemble(bfloat16_rows=8)
+    data = windows(torch.randn(8, 2, 3), torch.randn(8))
+    for rows, differs in ((7, False), (8, True)):
+        gradients = []
+        for model in (exact, rounds):
+            total = model.loss(data[:rows]).total
+            gradients.append(torch.autograd.grad(total, model.net.weights[0])[0])
+        assert gradients[1].dtype == torch.float32
+        assert torch.equal(*gradients) != differs
+        assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
+    monkeypatch.setattr("mbrl_gym.models.ensemble.multiplies_in_bfloat16", lambda device: False)
+    assert torch.equal(exact.loss(data).total, rounds.loss(data).total)

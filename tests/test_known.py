@@ -280,6 +280,14 @@ def test_frozen_keeps_the_wrappers_and_predicts_the_same():
     assert not one_step(model)[2].obs.equal(one_step(frozen)[2].obs)
 
 
+def test_a_twin_is_a_model_of_its_own_in_the_same_wrappers():
+    model = both(ensemble())
+    twin = model.twin()
+    assert [type(twin), type(twin.inner), type(twin.unwrapped)] == [KnownReward, KnownTermination, Ensemble]
+    assert twin.unwrapped is not model.unwrapped
+    assert twin.reward is effort
+
+
 def test_branching_gives_every_member_its_particles():
     model = both(ensemble())
     state = one_step(model, 3)[0]

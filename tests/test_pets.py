@@ -217,9 +217,9 @@ def test_lost_candidates_are_counted_over_all_plans(tmp_path: Path) -> None:
 
     agent = small(reward=nothing_known)
     agent.set_logger(configure(str(tmp_path), ["json"]))
-    agent.learn(40)
-    (*_, row) = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
-    assert row["plan/non_finite"] == 20 * 2 * 10  # plans x iterations x candidates
+    agent.learn(60)
+    rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    assert [row["plan/non_finite"] for row in rows[1:]] == [20 * 2 * 10] * 2  # plans x iterations x candidates
 
 
 def test_the_log_is_of_the_real_environments_plans_alone(tmp_path: Path) -> None:
@@ -357,6 +357,36 @@ def test_predict_is_a_function_of_observation_and_state(trained: PETS) -> None:
     for x in frozen:
         x.flags.writeable = False
     assert np.array_equal(trained.predict(obs, frozen)[0], action)
+
+
+def test_memory_holds_the_observation_and_the_member_and_numbers_the_streams() -> None:
+    agent = small().learn(25)
+    obs = pendulum_obs(16)
+    _, state = agent.predict(obs)
+    assert state is not None
+    _, remembered, member, _, calls = state  # the plan, the belief's two, the action, the calls
+    assert np.array_equal(remembered, obs)
+    assert set(member) == {0, 1}  # each new episode draws one
+    assert (calls == 1).all()
+    action, after = agent.predict(obs, state)
+    assert after is not None
+    assert np.array_equal(after[2], member)
+    assert (after[-1] == 2).all()
+    assert not np.array_equal(agent.predict(obs, (*state[:-1], calls + 1))[0], action)
+    agent.policy.seed += 1
+    assert not np.array_equal(agent.predict(obs, state)[0], action)
+
+
+def test_planning_is_in_the_model_as_it_was_fitted_last() -> None:
+    agent = small().learn(25)
+    obs = pendulum_obs(4)
+    before = agent.predict(obs)[0]
+    assert agent.policy.model is not agent.model
+    with torch.no_grad():
+        agent.model.net.weights[0].mul_(-1)  # type: ignore[union-attr, operator, index]
+    assert np.array_equal(agent.predict(obs)[0], before)
+    agent.policy.follow(agent.model)
+    assert not np.array_equal(agent.predict(obs)[0], before)
 
 
 def test_a_wrong_state_is_an_error_that_says_so(trained: PETS) -> None:
@@ -784,3 +814,9 @@ def test_spaces_of_a_given_replay_have_to_fit() -> None:
     env = gym.make("CartPole-v1")
     with pytest.raises(ValueError, match="replay must have the environment's spaces"):
         small(replay=SequenceReplay(env.observation_space, env.action_space, 10))
+
+
+def test_a_reward_that_does_not_fit_the_observations_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r'"HalfCheetah-v5" needs observations of width 18, got 17.*:velocity'):
+        small("HalfCheetah-v5", reward="known")
+    assert small("HalfCheetah-v5", reward="HalfCheetah-v5:velocity").reward == "HalfCheetah-v5:velocity"

@@ -154,7 +154,7 @@ class Ensemble(DensityModel[EnsembleState]):
     ) -> tuple[EnsembleState, Prediction]:
         """Return one imagined step (see `WorldModel.predict`)."""
         x = self._inputs(state.obs, action)
-        elites, particles = len(self.elites), state.particles
+        elites, particles = self.elites.shape[0], state.particles  # len() of a tensor is ten times as slow
         member = self.propagation.assign(state.member, particles, elites, generator, sample)
         disagreement, info = None, {}
         if member is not None and particles > 1 and not uncertainty:
@@ -370,7 +370,7 @@ class Ensemble(DensityModel[EnsembleState]):
             order: [B / P, P], the particles of each belief in the order of their elites; None: they are in order.
         """
         rows = x.view(-1, particles, x.shape[-1])  # [B / P, P, in]
-        groups, elites = rows.shape[0], len(self.elites)
+        groups, elites = rows.shape[0], self.elites.shape[0]
         if order is not None:
             rows = rows.gather(1, order[..., None].expand_as(rows))
         rows = rows.view(groups, elites, -1, x.shape[-1]).transpose(0, 1)  # [K, B / P, P / K, in]
@@ -406,21 +406,23 @@ class Ensemble(DensityModel[EnsembleState]):
             value = torch.clamp(value, self.low, self.high)
         stay = torch.nan_to_num(state.obs)
         obs = self.codec.project(torch.where(diverged[:, None], stay, value[:, :-1]))
-        termination = nothing
         if self._can_terminate:
             termination = self._termination_probability(inputs, obs)
             diverged = diverged | ~torch.isfinite(termination)
             termination = torch.where(diverged, 0.0, termination)
             obs = torch.where(diverged[:, None], stay, obs)
+            terminated, continuation = termination > self.config.termination_threshold, 1.0 - termination
+        else:
+            termination, terminated, continuation = nothing, torch.zeros_like(diverged), torch.ones_like(total)
         prediction = Prediction(
             reward=value[:, -1].masked_fill(diverged, 0.0),
-            terminated=termination > self.config.termination_threshold,
+            terminated=terminated,
             truncated=diverged,
-            continuation=1.0 - termination,
+            continuation=continuation,
             uncertainty=nothing if disagreement is None else disagreement,
             info={**info, "termination_probability": termination, "diverged": diverged},
         )
-        return replace(state, obs=obs), prediction
+        return EnsembleState(obs, state.member, state.particles), prediction
 
     def _transitions(self, batch: SequenceBatch) -> "_Transitions":
         """Return the transitions of all windows one below the other."""

@@ -83,6 +83,10 @@ class EnsembleConfig:
             raise ValueError(f"variance_bound_penalty must be at least 0, got {self.variance_bound_penalty}")
         if not 0 <= self.variance_weighting <= 1:
             raise ValueError(f"variance_weighting must be between 0 and 1, got {self.variance_weighting}")
+        if set(self.angles) & set(self.unseen):
+            raise ValueError(f"angles and unseen must have no dimension in common, got {self.angles} and {self.unseen}")
+        if self.bfloat16_rows is not None and self.bfloat16_rows < 1:
+            raise ValueError(f"bfloat16_rows must be at least 1 or None, got {self.bfloat16_rows}")
         if not 0 < self.termination_threshold < 1:
             raise ValueError(f"termination_threshold must be between 0 and 1, got {self.termination_threshold}")
         if self.clamp_margin is not None and not self.clamp_margin >= 0:

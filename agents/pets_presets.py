@@ -44,7 +44,8 @@ def cpu(env_id: str | None) -> PETSPreset:
 
 # Per environment: hidden layers, weight decay of each layer, learning rate, steps of a task, (horizon, population,
 # elites), angles. Source: handful-of-trials dmbrl/config/{cartpole,reacher,pusher,halfcheetah}.py. Gymnasium's tasks
-# are not quite the paper's (its reacher has seven joints, and its half-cheetah observes its speed).
+# are not quite the paper's (its reacher has seven joints, and its half-cheetah observes its speed). Angles are those of
+# the default observations.
 PAPER: dict[str, tuple[tuple[int, ...], tuple[float, ...], float, int, tuple[int, int, int], tuple[int, ...]]] = {
     "PETSCartpole": ((500,) * 3, (1e-4, 2.5e-4, 2.5e-4, 5e-4), 1e-3, 200, (25, 400, 40), (1,)),
     "Reacher": ((200,) * 4, (2.5e-4, 5e-4, 5e-4, 5e-4, 7.5e-4), 7.5e-4, 150, (25, 400, 40), ()),

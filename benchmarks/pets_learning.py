@@ -61,13 +61,12 @@ class Task:
     evaluation: int = 0
 
 
-# Nothing in the reward tells one way to stay up from another. An average over many survivors (MPPI) stays clear of the
-# ends of the rail, where only some members survive; the best of them (CEM) drifts there. The large networks are for the
-# hard stops at these ends. Tuned on seeds 100 and 101.
+# The plant is unstable: what noise a step adds grows by e in six steps, so the variance may become very small here, or
+# no plan sees further than 13 steps. Nothing in the reward tells one way to stay up from another: an average over many
+# survivors (MPPI) stays clear of the ends of the rail better than the best of them (CEM). Tuned on seeds 100 and 101.
 BALANCE: dict[str, Any] = {
-    "planner": MPPIConfig(candidates=128, iterations=3, horizon=25, particles=5, temperature=4.0, deviation=0.7),
-    "model_config": EnsembleConfig(hidden=(200,) * 4),
-    "trainer_config": TrainerConfig(batch_size=256, max_updates=2000, patience=50),
+    "planner": MPPIConfig(candidates=128, iterations=3, horizon=35, particles=5, temperature=5.0, deviation=0.7),
+    "model_config": EnsembleConfig(min_log_variance=-16.0, variance_bound_penalty=0.0),
     "train_freq": 100,
 }
 LARGE: dict[str, Any] = {

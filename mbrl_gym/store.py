@@ -47,8 +47,13 @@ def model_to_json(model: WorldModel[Any]) -> dict[str, Any]:
     """Return what `model_from_json` needs to build an untrained twin of ``model``."""
     path = f"{type(model).__module__}:{type(model).__qualname__}"
     name = next((key for key, value in (MODELS | WRAPPERS).items() if value == path), path)
+    wrapper: Any = model
+    if name not in WRAPPERS and isinstance(getattr(model, "inner", None), WorldModel):
+        raise ValueError(
+            f"model must be wrapped by mbrl_gym's own wrappers ({', '.join(sorted(WRAPPERS))}) to be stored, got {name}"
+            "; store its unwrapped model, and wrap that again after loading"
+        )
     if name in WRAPPERS:
-        wrapper: Any = model
         return {"class": name, "inner": model_to_json(wrapper.inner), "arguments": wrapper.arguments()}
     return {
         "class": name,

@@ -416,7 +416,7 @@ def pets_run(planned, quick_pets, tmp_path, capsys):
 def test_a_run_of_pets_explains_itself(pets_run):
     printed = (pets_run / "printed.txt").read_text()
     assert printed.startswith("PETS(CEM) on Pendulum-v1: 40 real steps")
-    assert f"{20 * QuickCEM().candidates * 4:,} imagined steps" in printed
+    assert f"{20 * 8 * 4:,} imagined steps" in printed
     arguments = json.loads((pets_run / "run.json").read_text())["arguments"]
     assert arguments["agent"] == "pets"
     asked = {"preset": "cpu", "planner": "cem", "reward": "known", "termination": "learned"}
@@ -428,7 +428,7 @@ def test_a_run_of_pets_explains_itself(pets_run):
     assert not (pets_run / "policy.zip").exists()
     agent = PETS.load(pets_run / "agent")
     assert type(agent.model) is KnownReward
-    assert agent.planner_config == QuickCEM()
+    assert agent.planner_config == QuickCEM(candidates=8)  # of the preset's size
 
 
 def test_pets_is_evaluated_in_reality_and_in_its_dream(pets_run, capsys):
@@ -453,7 +453,7 @@ def test_pets_resumes_exactly_and_refuses_a_changed_option(pets_run, capsys):
         assert f"{option} of this run is {stored}, not {value}; leave it out, or begin another run" in message
     message = error_of(capsys, "train", "dyna", "--resume", "--out", pets_run, "--steps", 60)
     assert "--agent of this run is pets, not dyna" in message
-    uninterrupted = PETS("MlpPolicy", gym.make("Pendulum-v1"), planner=QuickCEM(), reward="known", seed=3)
+    uninterrupted = PETS("MlpPolicy", gym.make("Pendulum-v1"), planner=QuickCEM(candidates=8), reward="known", seed=3)
     uninterrupted.learn(40)
     uninterrupted.learn(20, reset_num_timesteps=False)
     assert main([str(a) for a in (*resume, "--planner", "cem", "--reward", "known")]) == 0  # the same words are fine

@@ -227,3 +227,13 @@ def test_a_name_that_this_process_does_not_know_is_named(tmp_path, monkeypatch):
     del table._REWARDS["mine"]
     with pytest.raises(CheckpointError, match=r"reward is known, got 'mine'; .*register it with mbrl_gym.tasks.reg"):
         load_model(tmp_path / "model", "cpu", model_class=Walk)
+
+
+def test_a_third_partys_wrapper_is_refused_before_anything_is_written(tmp_path):
+    class Own(KnownReward):
+        pass
+
+    model = Own(Walk(), "CartPole-v1")
+    with pytest.raises(ValueError, match=r"wrapped by mbrl_gym's own wrappers .*Own; store its unwrapped model"):
+        save_model(tmp_path / "model", StoredModel(model, walk_starts(model, 1.0), None, 7))
+    assert not (tmp_path / "model").exists()

@@ -1,12 +1,14 @@
 """The agents that the command line trains: how each is made from the options, stored in run.json, and loaded."""
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import gymnasium as gym
 from gymnasium import spaces
 
 from mbrl_gym.agents import PETS, Dyna, ModelBasedAlgorithm
+from mbrl_gym.agents.pets_presets import PRESETS, PETSPreset
 from mbrl_gym.cli.commands import Train
 from mbrl_gym.cli.errors import UserError, user_errors
 from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
@@ -97,7 +99,9 @@ class PETSKind(AgentKind):
         if args.planner is not None:
             if args.planner not in PLANNERS:
                 raise UserError(f"--planner must be one of {', '.join(PLANNERS)}, got {args.planner!r}")
-            options["planner"] = PLANNERS[args.planner].config_class()
+            if (args.preset or "cpu") not in PRESETS:
+                raise UserError(f"--preset must be one of {', '.join(PRESETS)}, got {args.preset!r}")
+            options["planner"] = _sized(PLANNERS[args.planner].config_class, PRESETS[args.preset or "cpu"](args.env))
         policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
         return PETS(policy, env, seed=seed, device=args.device, **options)
 
@@ -152,6 +156,13 @@ def load_agent(run: RunFolder, arguments: dict[str, Any], device: str) -> ModelB
         raise UserError(f"{run.root} holds an agent of the kind {name!r}; this version knows {', '.join(KINDS)}")
     with user_errors(RuntimeError, ValueError, prefix=f"cannot load the agent in {run.root}: "):
         return KINDS[name].load(run, arguments, device)
+
+
+def _sized(config_class: type, preset: PETSPreset) -> Any:
+    """Return a planner's configuration with the sizes of the preset's own planner, where it has such fields."""
+    sizes = {"candidates", "elites", "iterations", "horizon", "particles"}
+    names = sizes & {field.name for field in fields(config_class)}
+    return config_class(**{name: getattr(preset.planner, name) for name in names})
 
 
 def _path(algorithm: str) -> str:

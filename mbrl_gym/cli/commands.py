@@ -71,7 +71,7 @@ class Train(Common):
     preset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: cpu)")] = None
     """pets: cpu (light) or paper (as published, for a GPU)."""
     planner: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the preset's)")] = None
-    """pets: cem, icem, mppi, gradient or random_shooting, with its own defaults."""
+    """pets: cem, icem, mppi, gradient or random_shooting, of the preset's size."""
     reward: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None
     """pets: learned, known (of --env), or the name of a known reward."""
     termination: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -416,6 +417,7 @@ def pets_run(planned, quick_pets, tmp_path, capsys):
 def test_a_run_of_pets_explains_itself(pets_run):
     printed = (pets_run / "printed.txt").read_text()
     assert printed.startswith("PETS(CEM) on Pendulum-v1: 40 real steps")
+    assert re.search(r"20 real steps +0 imagined  model error \d\.\de[-+]\d+  \d+ ms a plan", printed)
     assert f"{20 * 8 * 4:,} imagined steps" in printed
     arguments = json.loads((pets_run / "run.json").read_text())["arguments"]
     assert arguments["agent"] == "pets"

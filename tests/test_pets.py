@@ -820,3 +820,10 @@ def test_a_reward_that_does_not_fit_the_observations_is_refused_at_once() -> Non
     with pytest.raises(ValueError, match=r'"HalfCheetah-v5" needs observations of width 18, got 17.*:velocity'):
         small("HalfCheetah-v5", reward="known")
     assert small("HalfCheetah-v5", reward="HalfCheetah-v5:velocity").reward == "HalfCheetah-v5:velocity"
+
+
+@pytest.mark.slow
+def test_pets_swings_the_pendulum_up_in_ten_trials() -> None:
+    agent = PETS("MlpPolicy", "Pendulum-v1", seed=0, device="cpu").learn(2_000)
+    assert agent.ep_info_buffer is not None
+    assert np.mean([episode["r"] for episode in agent.ep_info_buffer][-5:]) > -250

@@ -47,6 +47,10 @@ class AgentKind(ABC):
     def title(self, agent: Any) -> str:
         """Return what the agent is called."""
 
+    def note(self, agent: Any) -> str:
+        """Return what a line of progress says beside steps, returns and the model's error."""
+        return ""
+
     def given(self, args: Train) -> dict[str, Any]:
         """Return the agent's own options that were given, as run.json would keep them."""
         return {name: value for name in self.options if (value := getattr(args, name)) is not None}
@@ -121,6 +125,10 @@ class PETSKind(AgentKind):
     def request(self, args: Train) -> str:
         """Return agent and environment."""
         return f"PETS on {args.env}"
+
+    def note(self, agent: Any) -> str:
+        """Return how long the last plan took."""
+        return f"  {1e3 * agent.policy.last_seconds:.0f} ms a plan"
 
     def title(self, agent: Any) -> str:
         """Return PETS(planner)."""

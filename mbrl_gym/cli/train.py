@@ -168,7 +168,9 @@ def _line(agent: ModelBasedAlgorithm) -> str:
     text = f"{agent.real_steps:>9,} real steps  {agent.imagined_timesteps:>12,} imagined"
     if episodes:
         text += f"  return of real episodes {np.mean([ep['r'] for ep in episodes]):.1f}"
-    return text
+    if agent.last_fit is not None and agent.last_fit.holdout_error:
+        text += f"  model error {np.mean(agent.last_fit.holdout_error):.1e}"
+    return text + KINDS[agent.kind].note(agent)
 
 
 # ---- after ------------------------------------------------------------------------------------------

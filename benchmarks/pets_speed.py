@@ -122,13 +122,17 @@ def plans(lib: Any) -> dict[str, Timed]:
     generator = torch.Generator().manual_seed(0)
     planner = CEM(source.action_codec, PLAN)
 
-    def ours(rows: int | None) -> Timed:
-        model = KnownReward(source.frozen(rows) if rows is not None else source.frozen(None), forward_reward)
+    def ours(frozen: Ensemble) -> Timed:
+        model = KnownReward(frozen, forward_reward)
         state, carry = model.initial(1), planner.initial(1)
         return lambda: planner.plan(model, state, carry, generator)
 
     plain, obs = Plain(source), torch.zeros(18)
-    found = {"mbrl_gym": ours(32), "float32": ours(None), "plain": torch.no_grad()(lambda: plain.plan(obs, generator))}
+    found = {
+        "mbrl_gym": ours(source.frozen()),
+        "float32": ours(source.frozen(None)),
+        "plain": torch.no_grad()(lambda: plain.plan(obs, generator)),
+    }
     return {**found, "mbrl-lib": lib.plan(0)} if lib else found
 
 
@@ -266,7 +270,7 @@ def main() -> None:
             others = "   ".join(f"{name} {r['over_mbrl_gym']:.2f}x" for name, r in row.items() if name != "mbrl_gym")
             print(f"  {item:<18} {1e3 * row['mbrl_gym']['seconds']:>12.3f}   {others}", flush=True)
     result = {
-        "command": "python benchmarks/pets_speed.py" + (" --mbrl-lib PATH" if peer else ""),
+        "command": " ".join(["pets_speed.py --threads", *table, *(["--mbrl-lib PATH"] if peer else [])]),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "mbrl_lib_commit": _mbrl_lib.commit(arguments.mbrl_lib) if peer else None,
         "processor": processor(),

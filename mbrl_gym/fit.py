@@ -123,6 +123,7 @@ class ModelTrainer:
         own_fit = getattr(self.model, "fit", None)
         if own_fit is not None:
             report: FitReport = own_fit(data, holdout)
+            self.model.calibrate(data, holdout)
             return report
         self.model.before_fit(data)
         best = _Best(self.model)
@@ -146,6 +147,7 @@ class ModelTrainer:
         if holdout is not None:
             best.restore()
             self.model.after_fit(best.error)
+        self.model.calibrate(data, holdout)
         errors = best.error.tolist() if holdout is not None else []
         return FitReport(epochs, updates, data.batch_size, loss, terms, errors)
 

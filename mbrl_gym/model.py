@@ -177,6 +177,14 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def after_fit(self, error: Tensor) -> None:
         """Take note of the members' held-out errors [E] once a fit has ended (elites)."""
 
+    def calibrate(self, data: SequenceBatch, holdout: SequenceBatch | None) -> None:
+        """Adapt what depends on how well the trained model predicts (thresholds, scales); every fit ends with it.
+
+        Args:
+            data: all training windows [W, T].
+            holdout: the held-out windows, where there are any.
+        """
+
     def believe(self, obs: Observation, action: Tensor, generator: torch.Generator | None = None) -> State:
         """Return the belief [B] after a context: obs [B, C, *obs] raw, action [B, C, A] (the last one is unused)."""
         batch, length = action.shape[:2]

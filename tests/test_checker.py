@@ -14,8 +14,9 @@ from torch import Tensor
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.checker import check_world_model
 from mbrl_gym.model import ModelLoss, Prediction
-from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig, EnsembleState
+from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_gym.models.propagation import PROPAGATIONS
+from mbrl_gym.models.transition import TransitionState
 
 BOX = spaces.Box(np.float32([-2, -np.inf, 0]), np.float32([2, np.inf, 9]), dtype=np.float32)
 TORQUE = spaces.Box(-2, 2, (2,), np.float32)
@@ -118,7 +119,7 @@ def test_the_batch_must_have_rows_to_compare() -> None:
 
 # ---- models that break it -------------------------------------------------------------------------------------------
 
-Step = tuple[EnsembleState, Prediction]
+Step = tuple[TransitionState, Prediction]
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ class BadConfig(EnsembleConfig):
 class Broken(Ensemble):
     """An ensemble that keeps the contract but for ``changed``, which a mutant overrides."""
 
-    def changed(self, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+    def changed(self, state: TransitionState, step: Prediction, **call: Any) -> Step:
         return state, step
 
     def predict(
         self,
-        state: EnsembleState,
+        state: TransitionState,
         action: Tensor,
         generator: torch.Generator | None = None,
         sample: bool = True,
@@ -153,66 +154,66 @@ def with_method(**methods: Callable[..., Any]) -> type[Ensemble]:
 
 
 def field_mutant(**fields: Callable[[Prediction], Any]) -> type[Ensemble]:
-    def changed(self: Ensemble, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+    def changed(self: Ensemble, state: TransitionState, step: Prediction, **call: Any) -> Step:
         return state, replace(step, **{name: change(step) for name, change in fields.items()})
 
     return mutant(changed)
 
 
-def in_place(self: Ensemble, state: EnsembleState, step: Prediction, before: EnsembleState, **call: Any) -> Step:
+def in_place(self: Ensemble, state: TransitionState, step: Prediction, before: TransitionState, **call: Any) -> Step:
     with torch.no_grad():
         before.obs.add_(1.0)
     return state, step
 
 
-def in_place_action(self: Ensemble, state: EnsembleState, step: Prediction, action: Tensor, **call: Any) -> Step:
+def in_place_action(self: Ensemble, state: TransitionState, step: Prediction, action: Tensor, **call: Any) -> Step:
     with torch.no_grad():
         action.mul_(0.5)
     return state, step
 
 
-def global_noise(self: Ensemble, state: EnsembleState, step: Prediction, sample: bool, **call: Any) -> Step:
+def global_noise(self: Ensemble, state: TransitionState, step: Prediction, sample: bool, **call: Any) -> Step:
     return state, replace(step, reward=step.reward + sample * torch.rand(()))
 
 
-def noisy_mean(self: Ensemble, state: EnsembleState, step: Prediction, sample: bool, **call: Any) -> Step:
+def noisy_mean(self: Ensemble, state: TransitionState, step: Prediction, sample: bool, **call: Any) -> Step:
     return state, replace(step, reward=step.reward + (not sample) * torch.rand(()))
 
 
-def skips_too_much(self: Ensemble, state: EnsembleState, step: Prediction, uncertainty: bool, **call: Any) -> Step:
+def skips_too_much(self: Ensemble, state: TransitionState, step: Prediction, uncertainty: bool, **call: Any) -> Step:
     return state, replace(step, reward=step.reward * float(uncertainty))
 
 
-def mixes_rows(self: Ensemble, state: EnsembleState, step: Prediction, before: EnsembleState, **call: Any) -> Step:
+def mixes_rows(self: Ensemble, state: TransitionState, step: Prediction, before: TransitionState, **call: Any) -> Step:
     return replace(state, obs=self.codec.project(state.obs + 1e-9 * before.obs.mean(0))), step
 
 
-def drops_a_row(self: Ensemble, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+def drops_a_row(self: Ensemble, state: TransitionState, step: Prediction, **call: Any) -> Step:
     return (state[: state.batch_size - 1] if state.batch_size > 2 else state), step
 
 
-def squeezes(self: Ensemble, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+def squeezes(self: Ensemble, state: TransitionState, step: Prediction, **call: Any) -> Step:
     return state, replace(step, reward=step.reward.squeeze())
 
 
-def drops_particles(self: Ensemble, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+def drops_particles(self: Ensemble, state: TransitionState, step: Prediction, **call: Any) -> Step:
     return (state[::2] if state.particles > 1 else state), step
 
 
-def wild_reward(self: Ensemble, state: EnsembleState, step: Prediction, before: EnsembleState, **call: Any) -> Step:
+def wild_reward(self: Ensemble, state: TransitionState, step: Prediction, before: TransitionState, **call: Any) -> Step:
     wild = before.obs.abs().amax(1) > 1e20
     return state, replace(step, reward=torch.where(wild, torch.nan, step.reward))
 
 
-def infinite_action(self: Ensemble, state: EnsembleState, step: Prediction, action: Tensor, **call: Any) -> Step:
+def infinite_action(self: Ensemble, state: TransitionState, step: Prediction, action: Tensor, **call: Any) -> Step:
     return state, replace(step, reward=step.reward + 0.0 * action[:, 0])
 
 
-def bad_root(self: Ensemble, state: EnsembleState, step: Prediction, action: Tensor, **call: Any) -> Step:
+def bad_root(self: Ensemble, state: TransitionState, step: Prediction, action: Tensor, **call: Any) -> Step:
     return state, replace(step, uncertainty=(action[:, 0].clamp(-1, 1) * 0).sqrt())
 
 
-def no_gradient(self: Ensemble, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+def no_gradient(self: Ensemble, state: TransitionState, step: Prediction, **call: Any) -> Step:
     return state.detach(), step.detach()
 
 
@@ -221,20 +222,20 @@ def remembers(self: Any, *args: Any, **kwargs: Any) -> None:
     self.hidden_state = random.random()
 
 
-def hidden_state(self: Any, state: EnsembleState, step: Prediction, **call: Any) -> Step:
+def hidden_state(self: Any, state: TransitionState, step: Prediction, **call: Any) -> Step:
     return state, replace(step, reward=step.reward + self.hidden_state)
 
 
-def tiled(self: Ensemble, state: EnsembleState, n: int) -> EnsembleState:
-    return EnsembleState(state.obs.repeat(n, 1), state.member.repeat(n), n)
+def tiled(self: Ensemble, state: TransitionState, n: int) -> TransitionState:
+    return TransitionState(state.obs.repeat(n, 1), state.member.repeat(n), n)
 
 
-def keeps_the_belief(self: Ensemble, state: EnsembleState, action: Tensor, obs: Any, *rest: Any) -> EnsembleState:
+def keeps_the_belief(self: Ensemble, state: TransitionState, action: Tensor, obs: Any, *rest: Any) -> TransitionState:
     new = Ensemble.observe(self, state, action, obs, *rest)
     return replace(new, obs=self.codec.project(new.obs + 0.1 * state.obs))
 
 
-def loss_as(change: Callable[[ModelLoss[EnsembleState]], Any]) -> type[Ensemble]:
+def loss_as(change: Callable[[ModelLoss[TransitionState]], Any]) -> type[Ensemble]:
     return with_method(loss=lambda self, batch, start=None: change(Ensemble.loss(self, batch)))
 
 
@@ -278,7 +279,7 @@ MUTANTS: dict[str, tuple[type[Ensemble], str]] = {
     ),
     "not a struct": (with_method(initial=lambda self, n: torch.zeros(n)), "initial.. must return a TensorStruct"),
     "no batch axis": (
-        with_method(initial=lambda self, n: EnsembleState(torch.zeros(1, 3), torch.zeros(1).long())),
+        with_method(initial=lambda self, n: TransitionState(torch.zeros(1, 3), torch.zeros(1).long())),
         "every tensor of initial..'s state must begin with the batch 6, got",
     ),
     "features": (

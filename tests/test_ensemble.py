@@ -14,7 +14,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig, EnsembleState
+from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
+from mbrl_gym.models.transition import TransitionState
 from mbrl_gym.nets.ensemble_mlp import EnsembleMLP
 
 FREE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -73,8 +74,24 @@ def fitted() -> Ensemble:
     return train(ensemble(clamp_margin=0.25), linear_world(), steps=1200)
 
 
-def belief(model: Ensemble, obs: Tensor) -> EnsembleState:
-    return EnsembleState(obs, torch.zeros(len(obs), dtype=torch.int64))
+def belief(model: Ensemble, obs: Tensor) -> TransitionState:
+    return TransitionState(obs, torch.zeros(len(obs), dtype=torch.int64))
+
+
+def test_a_step_completed_from_drawn_values_is_the_models_own(fitted: Ensemble) -> None:
+    state, action = belief(fitted, torch.randn(6, 2, generator=generator(1))), torch.zeros(6, 1)
+    mean = fitted.moments(state, action)[0][0]  # what the first member, which all rows are bound to, expects
+    own_state, own = fitted.predict(state, action, sample=False)
+    after, step = fitted.complete(state, action, mean.clone(), own.uncertainty, {"note": own.reward})
+    assert torch.equal(after.obs, own_state.obs)
+    assert torch.equal(step.reward, own.reward)
+    assert torch.equal(step.continuation, own.continuation)
+    assert torch.equal(step.uncertainty, own.uncertainty)
+    assert torch.equal(step.info["note"], own.reward)
+    broken, cut = fitted.complete(state, action, torch.full_like(mean, torch.nan))
+    assert cut.truncated.all()
+    assert torch.equal(broken.obs, state.obs)
+    assert not cut.uncertainty.any()
 
 
 # ---- the networks ---------------------------------------------------------------------------------------------------
@@ -563,7 +580,7 @@ def test_predictions_stay_inside_the_space() -> None:
     assert all(row in space for row in model.decode(after).detach().numpy())
 
 
-def assert_diverged(model: Ensemble, state: EnsembleState, action: Tensor, bad: list[bool]) -> None:
+def assert_diverged(model: Ensemble, state: TransitionState, action: Tensor, bad: list[bool]) -> None:
     after, step = model.predict(state, action, generator())
     assert all(torch.isfinite(x).all() for x in (*after.tensors(), *step.tensors()))
     assert step.info["diverged"].tolist() == bad
@@ -668,7 +685,7 @@ def test_rows_taken_out_of_a_branch_are_no_groups() -> None:
         ({"elites": 0}, "elites must be between 1 and members = 3, got 0"),
         ({"propagation": "ts2"}, r"propagation must be one of \['distribution_sampling', .* got 'ts2'"),
         ({"hidden": (8, 0)}, r"hidden widths must be at least 1, got \(8, 0\)"),
-        ({"termination_hidden": (0,)}, r"hidden widths must be at least 1, got \(16,\) and \(0,\)"),
+        ({"termination_hidden": (0,)}, r"termination_hidden widths must be at least 1, got \(0,\)"),
         ({"weight_decay": (1.0,)}, r"weight_decay must have one number for each of 2 layers, got \(1.0,\)"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
         ({"max_log_variance": -10.0}, "min_log_variance must be below max_log_variance, got -10.0 and -10.0"),

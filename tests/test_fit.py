@@ -83,6 +83,9 @@ class Script(WorldModel[Blank]):
     def after_fit(self, error: Tensor) -> None:
         self.final = error.clone()
 
+    def calibrate(self, data: SequenceBatch, holdout: SequenceBatch | None) -> None:
+        self.calibrated = (data, holdout, self.own.detach().clone(), None if self.final is None else self.final.clone())
+
     def member_parameters(self) -> frozenset[str]:
         return frozenset({"own"})
 
@@ -118,6 +121,28 @@ def fit(
 ) -> tuple[ModelTrainer, FitReport]:
     trainer = ModelTrainer(model, replace(CONFIG, **change), seed)
     return trainer, trainer.fit(world() if replay is None else replay)
+
+
+# ---- the last step of a fit -----------------------------------------------------------------------------------------
+
+
+def test_a_fit_ends_with_the_best_weights_calibrated_on_both_sides_of_the_data() -> None:
+    model = Script([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0]])
+    fit(model, max_epochs=3)
+    data, holdout, own, final = model.calibrated
+    assert data is model.given
+    assert holdout is not None
+    assert torch.equal(holdout.obs, model.held[0].obs)
+    assert torch.equal(own, model.evaluated[1][0])  # of the second epoch, the best
+    assert final is not None
+    assert torch.equal(final, torch.tensor([1.0, 1.0]))
+
+
+def test_a_fit_without_holdout_is_calibrated_too() -> None:
+    model = Script()
+    fit(model, max_epochs=1, holdout=0.0)
+    assert model.calibrated[0] is model.given
+    assert model.calibrated[1] is None
 
 
 # ---- the split ------------------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ def test_bad_configurations_are_refused(change: dict[str, Any], message: str) ->
 
 
 def test_large_batches_are_trained_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mbrl_gym.models.ensemble.multiplies_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("mbrl_gym.models.gaussian.multiplies_in_bfloat16", lambda device: True)
     exact, rounds = ensemble(bfloat16_rows=None), ensemble(bfloat16_rows=8)
     data = windows(torch.randn(8, 2, 3), torch.randn(8))
     for rows, differs in ((7, False), (8, True)):
@@ -303,5 +303,5 @@ def test_large_batches_are_trained_in_bfloat16(monkeypatch: pytest.MonkeyPatch) 
         assert gradients[1].dtype == torch.float32
         assert torch.equal(*gradients) != differs
         assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
-    monkeypatch.setattr("mbrl_gym.models.ensemble.multiplies_in_bfloat16", lambda device: False)
+    monkeypatch.setattr("mbrl_gym.models.gaussian.multiplies_in_bfloat16", lambda device: False)
     assert torch.equal(exact.loss(data).total, rounds.loss(data).total)

@@ -10,8 +10,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_gym.model import imagine, trajectory_return
-from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig, EnsembleState
+from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_gym.models.propagation import PROPAGATIONS
+from mbrl_gym.models.transition import TransitionState
 
 FREE = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 TORQUE = spaces.Box(-1, 1, (1,), np.float32)
@@ -43,19 +44,19 @@ def apart(propagation: str, **change: Any) -> Ensemble:
     return model
 
 
-def beliefs(*rows: list[float]) -> EnsembleState:
+def beliefs(*rows: list[float]) -> TransitionState:
     obs = torch.tensor(rows)
-    return EnsembleState(obs, torch.zeros(len(obs), dtype=torch.int64))
+    return TransitionState(obs, torch.zeros(len(obs), dtype=torch.int64))
 
 
-def followed(model: Ensemble, state: EnsembleState, seed: int = 0, **call: Any) -> Tensor:
+def followed(model: Ensemble, state: TransitionState, seed: int = 0, **call: Any) -> Tensor:
     """Return the member that each row followed in one step of `apart`."""
     action = torch.zeros(state.batch_size, 1)
     _, step = model.predict(state, action, generator(seed), **call)
     return step.reward.round().long()
 
 
-def elite_moments(model: Ensemble, state: EnsembleState, action: Tensor) -> tuple[Tensor, Tensor]:
+def elite_moments(model: Ensemble, state: TransitionState, action: Tensor) -> tuple[Tensor, Tensor]:
     mean, variance = model.moments(state, action)
     return mean[model.elites], variance[model.elites]
 
@@ -128,7 +129,7 @@ def test_one_member_a_row_gives_what_all_members_would(propagation: str, sample:
     model.load_state_dict(model.state_dict())
     if elites:
         model.after_fit(torch.tensor([3.0, 0.0, 2.0, 1.0]))
-    state = model.branch(EnsembleState(torch.randn(5, 2), torch.zeros(5).long()), 8)
+    state = model.branch(TransitionState(torch.randn(5, 2), torch.zeros(5).long()), 8)
     action = torch.rand(40, 1) * 2 - 1
     slow, slow_step = model.predict(state, action, generator(3), sample=sample)
     fast, fast_step = model.predict(state, action, generator(3), sample=sample, uncertainty=False)
@@ -187,7 +188,7 @@ def test_rows_taken_out_of_a_branch_still_follow_their_member() -> None:
 def test_the_mean_uses_no_randomness(propagation: str, particles: int) -> None:
     model = ensemble(propagation)
     state = (
-        model.branch(EnsembleState(torch.randn(3, 2), torch.zeros(3).long()), particles)
+        model.branch(TransitionState(torch.randn(3, 2), torch.zeros(3).long()), particles)
         if particles > 1
         else beliefs([1.0, 2.0])
     )
@@ -274,7 +275,7 @@ def test_distribution_sampling_draws_from_one_gaussian() -> None:
     assert z.pow(4).mean().item() == pytest.approx(3.0, abs=0.15)  # a mixture of four far apart has 1.64
 
 
-def two_beliefs(model: Ensemble, particles: int = 20_000) -> tuple[EnsembleState, EnsembleState]:
+def two_beliefs(model: Ensemble, particles: int = 20_000) -> tuple[TransitionState, TransitionState]:
     """Return the particles of two beliefs whose spreads and means differ, and those after a step."""
     noise = torch.randn(2 * particles, 2, generator=generator(5))
     state = model.branch(beliefs([0.0, 0.0], [5.0, 5.0]), particles)
@@ -329,7 +330,7 @@ def test_moment_matching_of_the_mean_moves_a_belief_to_its_centre() -> None:
 def test_every_propagation_imagines_and_is_differentiable(propagation: str) -> None:
     model = ensemble(propagation)
     action = torch.zeros(2, 3, 1, requires_grad=True)
-    state = EnsembleState(torch.randn(2, 2), torch.tensor([0, 3]))
+    state = TransitionState(torch.randn(2, 2), torch.tensor([0, 3]))
     returns = trajectory_return(model, state, action, particles=8, generator=generator())
     returns.sum().backward()
     assert action.grad is not None

@@ -128,6 +128,10 @@ class ModelWrapper(WorldModel[State]):
         """Let the inner model take note of its errors [E]."""
         self.inner.after_fit(error)
 
+    def calibrate(self, data: SequenceBatch, holdout: SequenceBatch | None) -> None:
+        """Let the inner model adapt to how well it predicts."""
+        self.inner.calibrate(data, holdout)
+
     def frozen(self) -> "ModelWrapper[State]":
         """Return the wrapper around the frozen inner model."""
         return self.around(self.inner.frozen())

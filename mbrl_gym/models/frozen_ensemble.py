@@ -63,9 +63,9 @@ class FrozenEnsemble(Ensemble):
             raise RuntimeError("a frozen ensemble cannot be changed; load into the ensemble, then call its frozen()")
         return super().load_state_dict(*args, **kwargs)
 
-    def _raw(self, x: Tensor, elites_only: bool) -> Tensor:
+    def _raw(self, x: Tensor, bound: bool) -> Tensor:
         """Return mean and -log(variance) [E, B, 2(D + 1)] in the targets' units (the elites' only, if so)."""
-        return (self._elite if elites_only else self._all)(x)
+        return (self._elite if bound else self._all)(x)
 
     def _moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance [..., D + 1] in the targets' units from what `_raw` returns."""

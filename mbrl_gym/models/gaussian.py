@@ -1,0 +1,98 @@
+"""GaussianNetwork: a transition model whose network says mean and log variance, and is trained by their likelihood."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from mbrl_gym.models.frozen_mlp import multiplies_in_bfloat16
+from mbrl_gym.models.gaussian_config import GaussianConfig
+from mbrl_gym.models.transition import TransitionModel, Transitions
+
+
+class GaussianNetwork(TransitionModel):
+    """A transition model by networks with outputs (mean, log variance) within learned bounds, in the targets' units.
+
+    A subclass supplies the network (`_net`). Source of the bounds and the likelihood: Chua et al. 2018 (PETS);
+    handful-of-trials ``dmbrl/modeling/models/BNN.py``.
+
+    Args:
+        observation_space: the real environment's.
+        action_space: the real environment's.
+        config: the hyperparameters.
+        hypotheses: how many there are, before any of them is selected.
+        members: how many of them are trained and selected separately.
+    """
+
+    config: GaussianConfig
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        config: GaussianConfig,
+        hypotheses: int,
+        members: int = 1,
+    ) -> None:
+        super().__init__(observation_space, action_space, config, hypotheses, members)
+        size = (self.targets,)
+        bounds = torch.full(size, config.max_log_variance), torch.full(size, config.min_log_variance)
+        self.max_log_variance = nn.Parameter(bounds[0], requires_grad=config.learn_variance_bounds)
+        self.min_log_variance = nn.Parameter(bounds[1], requires_grad=config.learn_variance_bounds)
+
+    @abstractmethod
+    def _net(self, inputs: Tensor, selected: bool) -> Tensor:
+        """Return outputs [E, N, 2(D + 1)] from standardised inputs [N, in] or [E, N, in]; [K, ...] if ``selected``."""
+
+    def _raw(self, x: Tensor, bound: bool) -> Tensor:
+        """Return outputs (mean, log variance) of the hypotheses, standardised."""
+        return self._net(self._normalise(x), bound)
+
+    def _train_net(self, inputs: Tensor) -> Tensor:
+        """Return outputs [E, N, 2(D + 1)]; products of large batches in bfloat16, weights and gradients in float32."""
+        rows = self.config.bfloat16_rows
+        rounds = rows is not None and len(inputs) >= rows and multiplies_in_bfloat16(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=rounds):
+            raw = self._net(inputs, False)
+        return raw.float()
+
+    def _outputs(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Split network outputs [..., 2(D + 1)] into mean and bounded log variance."""
+        mean, log_variance = raw.chunk(2, dim=-1)
+        log_variance = self.max_log_variance - softplus(self.max_log_variance - log_variance)
+        return mean, self.min_log_variance + softplus(log_variance - self.min_log_variance)
+
+    def _moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance [..., D + 1] of (change, reward) in their own units from outputs [..., 2(D + 1)].
+
+        The bounds of the log variance, two softplus, come out as 1 / (1 / max + 1 / variance) + min in the variance.
+        """
+        mean, log_variance = raw.chunk(2, dim=-1)
+        variance = torch.exp(torch.clamp(-log_variance, max=80.0)) + torch.exp(-self.max_log_variance)
+        variance = (variance.reciprocal() + torch.exp(self.min_log_variance)) * self.target_std.square()
+        return torch.addcmul(self.target_mean, mean, self.target_std), variance
+
+    def _likelihood(self, raw: Tensor, inputs: Tensor, data: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss summed over networks, and its terms, from their outputs [members, N, 2(D + 1)].
+
+        Source: PETS' ``BNN._compile_losses``: mean over batch and dimensions of (mu - y)^2 exp(-lv) + lv, and the
+        bounds' penalty. Added here: cross-entropy of the termination networks, weights by the predicted variance
+        (beta-NLL; Seitzer et al. 2022, equation 4), and `_free`.
+        """
+        mean, log_variance = self._outputs(raw)
+        error = mean - (data.target - self.target_mean) / self.target_std  # [members, N, D + 1]
+        nll = error.square() * torch.exp(-log_variance) + log_variance
+        if self.config.variance_weighting > 0:
+            nll = nll * torch.exp(self.config.variance_weighting * log_variance.detach())
+        total = (self._free(nll, error, data).mean(-1) * data.weight).mean(1).sum()
+        terms = {"nll": total.detach() / self.members}
+        penalty = self.max_log_variance.sum() - self.min_log_variance.sum()
+        total = total + self.config.variance_bound_penalty * penalty
+        if self._can_terminate:
+            ends = (self._termination_error(inputs, data) * data.weight).mean(1).sum()
+            total = total + ends
+            terms["termination"] = ends.detach() / self.members
+        return total, terms

@@ -13,6 +13,7 @@ if (_root / "pyproject.toml").is_file() and (_root / "agents" / "__init__.py").i
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.checker import check_world_model
 from mbrl_gym.checkpoint import CheckpointError
+from mbrl_gym.data_as_demonstrator import DataAsDemonstrator
 from mbrl_gym.envs.checker import check_vector_env
 from mbrl_gym.envs.registry import (
     ModelNotAvailable,
@@ -35,7 +36,12 @@ from mbrl_gym.model import (
     imagine,
     trajectory_return,
 )
+from mbrl_gym.models.bayes_by_backprop import BayesByBackprop, BayesByBackpropConfig
 from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
+from mbrl_gym.models.gaussian_process import GaussianProcess, GaussianProcessConfig
+from mbrl_gym.models.last_layer import LastLayer, LastLayerConfig
+from mbrl_gym.models.mc_dropout import MCDropout, MCDropoutConfig
+from mbrl_gym.models.swag import SWAG, SWAGConfig
 from mbrl_gym.replay import SequenceReplay, StartStates
 from mbrl_gym.spaces import ActionCodec, ObservationCodec
 from mbrl_gym.store import StoredModel, load_model, save_model
@@ -44,19 +50,30 @@ from mbrl_gym.tensors import TensorStruct
 __version__ = "0.1.0"
 
 __all__ = [
+    "SWAG",
     "ActionCodec",
+    "BayesByBackprop",
+    "BayesByBackpropConfig",
     "CheckpointError",
+    "DataAsDemonstrator",
     "DensityModel",
     "Ensemble",
     "EnsembleConfig",
     "FitReport",
+    "GaussianProcess",
+    "GaussianProcessConfig",
+    "LastLayer",
+    "LastLayerConfig",
     "LearnedEnv",
     "LearnedVectorEnv",
+    "MCDropout",
+    "MCDropoutConfig",
     "ModelLoss",
     "ModelNotAvailable",
     "ModelTrainer",
     "ObservationCodec",
     "Prediction",
+    "SWAGConfig",
     "SequenceBatch",
     "SequenceReplay",
     "StartStates",

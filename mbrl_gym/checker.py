@@ -167,14 +167,14 @@ class _Check:
         action = self.actions()
         kept = action.clone()
         self.model.predict(start, action, self.generator())
-        self.model.features(start), self.model.decode(start), self.model.branch(start, 2 * self._elites())
+        self.model.features(start), self.model.decode(start), self.model.branch(start, 2 * self.model.hypotheses)
         is_first = torch.zeros(self.batch, dtype=torch.bool, device=self.model.device)
         self.model.observe(start, action, self.observations(self.batch), is_first, self.generator())
         _require(_same(before, start), "no method may change a state in place; one did")
         _require(torch.equal(kept, action), "predict() may not change the action in place; it did")
 
     def branching(self) -> None:
-        n = 2 * self._elites()
+        n = 2 * self.model.hypotheses
         start = self.start()
         branched = self.model.branch(start, n)
         rows = branched.batch_size
@@ -296,10 +296,6 @@ class _Check:
         _require(bool((variance >= 0).all()), "moments() must return variances >= 0")
 
     # ---- helpers ----------------------------------------------------------------------------------------------------
-
-    def _elites(self) -> int:
-        elites = getattr(self.model, "elites", None)
-        return len(elites) if isinstance(elites, Tensor) else 1
 
     def _windows(self, length: int) -> SequenceBatch:
         shape, device = (self.batch, length), self.model.device

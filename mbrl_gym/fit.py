@@ -2,16 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mbrl_gym._best_weights import BestWeights
 from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.data_as_demonstrator import DataAsDemonstrator, correct, tiles
+from mbrl_gym.fit_report import FitReport
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay, row_hash
+
+__all__ = ["FitReport", "ModelTrainer", "TrainerConfig"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class TrainerConfig:
         holdout: fraction of the windows that is never trained on; 0: no selection, the last weights stay.
         bootstrap: weigh rows by each member's own Poisson(1) draw.
         grad_clip: limit of the gradient's norm; None: no limit.
+        correction: refits on the model's own rollouts; None: no refits. It needs ``length`` 2. What is held out is then
+            whole blocks of twice its horizon, so that there are held-out segments to roll: other rows than without.
     """
 
     learning_rate: float = 2e-3
@@ -43,6 +51,7 @@ class TrainerConfig:
     holdout: float = 0.1
     bootstrap: bool = True
     grad_clip: float | None = 100.0
+    correction: DataAsDemonstrator | None = None
 
     def __post_init__(self) -> None:
         positive = ("learning_rate", "batch_size", "max_epochs", "patience")
@@ -61,33 +70,21 @@ class TrainerConfig:
             raise ValueError(f"holdout must be at least 0 and below 1, got {self.holdout}")
         if not 0 <= self.improvement < 1:
             raise ValueError(f"improvement must be at least 0 and below 1, got {self.improvement}")
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What one fit did.
-
-    Attributes:
-        epochs: passes made.
-        updates: gradient steps made.
-        windows: training windows.
-        loss: mean training loss of the last epoch.
-        terms: mean of each loss term over the last epoch.
-        holdout_error: each member's best held-out error [E]; empty without a holdout.
-    """
-
-    epochs: int
-    updates: int
-    windows: int
-    loss: float
-    terms: dict[str, float]
-    holdout_error: list[float] = field(default_factory=list)
+        if isinstance(self.correction, dict):  # JSON brings these
+            object.__setattr__(self, "correction", DataAsDemonstrator(**self.correction))
+        if self.correction is not None and self.length != 2:
+            raise ValueError(f"length must be 2 with a correction, whose data are single steps, got {self.length}")
 
 
 class ModelTrainer:
     """Owns what training needs beside the model: optimiser, batches, clipping, early stopping, selection.
 
     A model with a method ``fit(data, holdout) -> FitReport`` (windows [W, T]) fits itself and is only handed the data.
+    One with a method ``collector()`` is trained on after the selection, at a constant rate, and its collector sees
+    the weights at regular distances (`mbrl_gym.models.swag.SWAGCollector`).
+
+    What a model draws from torch's global generator in training is a function of ``seed`` and the updates made, and
+    leaves no trace there.
 
     Args:
         model: the model to train.
@@ -116,43 +113,97 @@ class ModelTrainer:
                 so far [E] (NaN without a holdout).
 
         Raises:
-            ValueError: the replay has no window of ``config.length`` rows.
+            ValueError: the replay has no window of ``config.length`` rows, or the model cannot be corrected.
             FloatingPointError: the loss is not finite; the model keeps its best weights so far, the optimiser nothing.
         """
         data, holdout = self._split(replay)
         own_fit = getattr(self.model, "fit", None)
+        if self.config.correction is not None and (own_fit is not None or self.model.context > 1):
+            kind = "that fits itself" if own_fit is not None else f"with a context of {self.model.context} rows"
+            raise ValueError(f"correction must be None for a model {kind}, got {self.config.correction}")
         if own_fit is not None:
             report: FitReport = own_fit(data, holdout)
             self.model.calibrate(data, holdout)
             return report
         self.model.before_fit(data)
-        best = _Best(self.model)
+        report = self._train(data, holdout, on_epoch)
+        if self.config.correction is not None:
+            report = self._correct(replay, data, holdout, report, on_epoch)
+        self.model.calibrate(data, holdout)
+        return report
+
+    def _train(
+        self, data: SequenceBatch, holdout: SequenceBatch | None, on_epoch: Callable[[int, float, Tensor], None] | None
+    ) -> FitReport:
+        """Train until the held-out error stops falling; the model's normalisers stay as they are."""
+        best = BestWeights(self.model)
         plan = self._plan(data.batch_size)
         stale = epochs = updates = 0
         loss, terms = float("nan"), dict[str, float]()
         while updates < plan and stale < self.config.patience:
-            try:
+            with self._or_restored(best):
                 steps, loss, terms = self._epoch(data, updates, plan)
-            except FloatingPointError:
-                best.restore()
-                self.optimizer.state.clear()  # its moments are not finite either
-                raise
             epochs, updates = epochs + 1, updates + steps
             if holdout is not None:
                 improved = best.update(self._holdout_error(holdout), self.config.improvement)
                 stale = 0 if improved else stale + 1
             if on_epoch is not None:
                 on_epoch(epochs, loss, best.error)
-        self._set_learning_rate(0.0)  # single updates after this go on at full rate
+        error = best.error
         if holdout is not None:
             best.restore()
-            self.model.after_fit(best.error)
-        self.model.calibrate(data, holdout)
-        errors = best.error.tolist() if holdout is not None else []
-        return FitReport(epochs, updates, data.batch_size, loss, terms, errors)
+        make_collector = getattr(self.model, "collector", None)
+        if make_collector is not None:
+            with self._or_restored(best):
+                updates += self._collect(data, make_collector())
+            error = error if holdout is None else self._holdout_error(holdout)
+        self._set_learning_rate(0.0)  # single updates after this go on at full rate
+        if holdout is not None:
+            self.model.after_fit(error)
+        return FitReport(epochs, updates, data.batch_size, loss, terms, error.tolist() if holdout is not None else [])
+
+    def _correct(
+        self,
+        replay: SequenceReplay,
+        data: SequenceBatch,
+        holdout: SequenceBatch | None,
+        report: FitReport,
+        on_epoch: Callable[[int, float, Tensor], None] | None,
+    ) -> FitReport:
+        """Refit as `DataAsDemonstrator` has it; held-out errors are reported on the recorded data alone."""
+        correction, done = self.config.correction, [report.epochs]
+        assert correction is not None
+
+        def refit(data: SequenceBatch, holdout: SequenceBatch | None) -> FitReport:
+            before = sum(done)
+            count = on_epoch and (lambda epoch, loss, error: on_epoch(before + epoch, loss, error))
+            report = self._train(data, holdout, count)
+            done.append(report.epochs)
+            return report
+
+        segments = self._segments(replay, correction.horizon, holdout is not None)
+        report = correct(self.model, correction, (data, holdout), segments, refit, report)
+        return report if holdout is None else replace(report, holdout_error=self._holdout_error(holdout).tolist())
+
+    def _segments(
+        self, replay: SequenceReplay, steps: int, split: bool
+    ) -> tuple[SequenceBatch | None, SequenceBatch | None]:
+        """Return training and held-out segments of ``steps`` transitions, end to end, within the sides' blocks."""
+        starts = replay.windows(steps + 1)
+        held, train = self._sides(starts, replay.n_envs, steps) if split else (starts < 0, starts >= 0)
+        found = []
+        for side, members in ((train, self._weights), (held, 0)):
+            at = tiles(starts[side], steps, replay.n_envs)
+            gathered = replay.gather(at, steps + 1, device=self.model.device, members=members, bootstrap_seed=self.seed)
+            found.append(gathered if len(at) else None)
+        return found[0], found[1]
 
     def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device."""
+        with self._own_randomness():
+            return self._step(batch)
+
+    def _step(self, batch: SequenceBatch) -> dict[str, Tensor]:
         loss = self.model.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
@@ -170,23 +221,30 @@ class ModelTrainer:
                 f"replay must hold at least one window of {self.config.length} rows to fit a model, got {len(replay)} "
                 "rows; collect more steps first"
             )
-        held, train = self._sides(starts, replay.n_envs)
+        held, train = self._sides(starts, replay.n_envs, self.config.length - 1)
         if not (held.any() and train.any()):  # too few windows to hold any out
             held, train = np.zeros_like(held), np.ones_like(train)
         length, device = self.config.length, self.model.device
-        weights = self.model.members if self.config.bootstrap and self.model.members > 1 else 0
-        data = replay.gather(starts[train], length, device=device, members=weights, bootstrap_seed=self.seed)
+        data = replay.gather(starts[train], length, device=device, members=self._weights, bootstrap_seed=self.seed)
         return data, replay.gather(starts[held], length, device=device) if held.any() else None
 
-    def _sides(self, starts: np.ndarray[Any, Any], n_envs: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return which windows [W] are held out and which are trained on.
+    @property
+    def _weights(self) -> int:
+        """How many members' bootstrap weights the training windows have."""
+        return self.model.members if self.config.bootstrap and self.model.members > 1 else 0
+
+    def _sides(
+        self, starts: np.ndarray[Any, Any], n_envs: int, transitions: int
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return which windows [W] of so many transitions are held out and which are trained on.
 
         Transitions of the held-out share are never trained on. Longer windows overlap, so that whole blocks of rows are
         held out and windows across their borders belong to neither side.
         """
         row, env = np.divmod(starts, n_envs)
-        transitions = self.config.length - 1
-        block = 1 if transitions == 1 else 10 * transitions
+        block = 1 if self.config.length == 2 else 10 * (self.config.length - 1)
+        if self.config.correction is not None:
+            block = 2 * self.config.correction.horizon  # a segment meets two of them at most
         first, last = (
             row_hash(self.seed, at // block * n_envs + env) < self.config.holdout for at in (row, row + transitions - 1)
         )
@@ -197,17 +255,48 @@ class ModelTrainer:
         steps = self.config.max_epochs * math.ceil(windows / self.config.batch_size)
         return steps if self.config.max_updates is None else min(steps, self.config.max_updates)
 
-    def _epoch(self, data: SequenceBatch, done: int, plan: int) -> tuple[int, float, dict[str, float]]:
-        """Return (steps, mean loss, mean terms) of one pass over the windows in a random order."""
+    @contextmanager
+    def _or_restored(self, best: "BestWeights") -> Iterator[None]:
+        """Train; where that fails, put the best weights back."""
+        try:
+            yield
+        except FloatingPointError:
+            best.restore()
+            self.optimizer.state.clear()  # its moments are not finite either
+            raise
+
+    def _collect(self, data: SequenceBatch, collector: Any) -> int:
+        """Train on at a constant rate, with stops for the model's collector; return the gradient steps made."""
+        for _ in range(collector.collections):
+            done = 0
+            while done < collector.interval:
+                done += self._epoch(data, done, collector.interval, constant=collector.rate)[0]
+            collector.collect()
+        with self._own_randomness():
+            collector.finish()
+        return int(collector.collections * collector.interval)
+
+    def _epoch(
+        self, data: SequenceBatch, done: int, plan: int, constant: float | None = None
+    ) -> tuple[int, float, dict[str, float]]:
+        """Return (steps, mean loss, mean terms) of one pass over the windows in a random order.
+
+        Args:
+            data: the windows.
+            done: steps before this pass.
+            plan: steps after which it ends, wherever it is; the learning rate's schedule goes from 0 to there.
+            constant: a fraction of the learning rate in place of the schedule.
+        """
         sums: dict[str, Tensor] = {}
         steps = 0
-        for index in self._batches(data.batch_size):
-            if done + steps >= plan:
-                break
-            self._set_learning_rate((done + steps) / plan)
-            for name, value in self.update(data[index]).items():
-                sums[name] = sums[name] + value if name in sums else value
-            steps += 1
+        with self._own_randomness():
+            for index in self._batches(data.batch_size):
+                if done + steps >= plan:
+                    break
+                self._set_learning_rate((done + steps) / plan, constant)
+                for name, value in self._step(data[index]).items():
+                    sums[name] = sums[name] + value if name in sums else value
+                steps += 1
         means = {name: float(value) / steps for name, value in sums.items()}  # one wait an epoch
         if not np.isfinite(means["loss"]):
             raise FloatingPointError(
@@ -216,9 +305,22 @@ class ModelTrainer:
             )
         return steps, means.pop("loss"), means
 
-    def _set_learning_rate(self, progress: float) -> None:
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Seed torch's global generator by the seed and the updates made, and put it back afterwards."""
+        device = self.model.device
+        seed = int(np.random.SeedSequence([self.seed, self.updates]).generate_state(1, np.uint64)[0])
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
+    def _set_learning_rate(self, progress: float, constant: float | None = None) -> None:
         final = self.config.final_learning_rate
         fraction = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        fraction = fraction if constant is None else constant
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * fraction
 
@@ -259,30 +361,3 @@ def _groups(model: WorldModel[Any]) -> list[dict[str, Any]]:
         if p.requires_grad:
             groups.setdefault(decay.get(name, 0.0), []).append(p)
     return [{"params": params, "weight_decay": amount} for amount, params in groups.items()]
-
-
-class _Best:
-    """The best weights of each member so far; the model's member parameters [E, ...] are kept row by row."""
-
-    def __init__(self, model: WorldModel[Any]) -> None:
-        self._model = model
-        self._weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-        self._per_member = model.member_parameters()
-        self.error = torch.full((model.members,), torch.nan, device=model.device)
-
-    @torch.no_grad()
-    def update(self, error: Tensor, improvement: float) -> bool:
-        """Take over the members whose error [E] fell by ``improvement``; return whether any did."""
-        enough = error < self.error - improvement * self.error.abs()  # a likelihood may be below zero
-        better = torch.isfinite(error) & (torch.isnan(self.error) | enough)
-        self.error = torch.where(better, error, self.error)
-        for name, p in self._model.named_parameters():
-            mask = better.reshape(-1, *[1] * (p.dim() - 1)) if name in self._per_member else better.any()
-            self._weights[name] = torch.where(mask, p.detach(), self._weights[name])
-        return bool(better.any())
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the best weights into the model."""
-        for name, p in self._model.named_parameters():
-            p.copy_(self._weights[name])

@@ -90,6 +90,11 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         found = next(itertools.chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if found is None else found.device
 
+    @property
+    def hypotheses(self) -> int:
+        """K, how many hypotheses about the dynamics predictions are made of; particles are shared out among them."""
+        return 1
+
     @abstractmethod
     def initial(self, batch_size: int) -> State:
         """Return a blank belief [B]."""

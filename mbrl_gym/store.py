@@ -17,10 +17,23 @@ from mbrl_gym.replay import StartStates
 from mbrl_gym.spaces import space_from_json, space_to_json
 
 # Models of the library, by the name that checkpoints carry. Only these are imported on a checkpoint's word.
-MODELS = {"ensemble": "mbrl_gym.models.ensemble:Ensemble"}
+MODELS = {
+    "ensemble": "mbrl_gym.models.ensemble:Ensemble",
+    "bayes_by_backprop": "mbrl_gym.models.bayes_by_backprop:BayesByBackprop",
+    "mc_dropout": "mbrl_gym.models.mc_dropout:MCDropout",
+    "swag": "mbrl_gym.models.swag:SWAG",
+    "last_layer": "mbrl_gym.models.last_layer:LastLayer",
+    "gaussian_process": "mbrl_gym.models.gaussian_process:GaussianProcess",
+}
 WRAPPERS = {
+    "clamp_range": "mbrl_gym.wrappers.clamp:ClampRange",
+    "halt": "mbrl_gym.wrappers.halt:Halt",
+    "infoprop": "mbrl_gym.wrappers.infoprop:Infoprop",
     "known_reward": "mbrl_gym.wrappers.known:KnownReward",
     "known_termination": "mbrl_gym.wrappers.known:KnownTermination",
+    "recalibrate_variance": "mbrl_gym.wrappers.recalibrate:RecalibrateVariance",
+    "truncate_uncertain": "mbrl_gym.wrappers.halt:TruncateUncertain",
+    "uncertainty_penalty": "mbrl_gym.wrappers.penalty:UncertaintyPenalty",
 }
 
 
@@ -76,7 +89,7 @@ def model_from_json(data: Mapping[str, Any], model_class: type[WorldModel[Any]] 
     name = data["class"]
     if name in WRAPPERS:
         inner = model_from_json(data["inner"], model_class)
-        wrapped: WorldModel[Any] = _import(WRAPPERS[name])(inner, **data["arguments"])
+        wrapped: WorldModel[Any] = find_class(WRAPPERS[name])(inner, **data["arguments"])
         return wrapped
     if model_class is None:
         if name not in MODELS:
@@ -84,13 +97,20 @@ def model_from_json(data: Mapping[str, Any], model_class: type[WorldModel[Any]] 
                 f"the model's class {name!r} is none of mbrl_gym's ({', '.join(sorted(MODELS))}), and a file may not "
                 "name what is imported; pass the class as model_class="
             )
-        model_class = _import(MODELS[name])
+        model_class = find_class(MODELS[name])
     assert model_class is not None
     config = model_class.config_class(**data["config"])
     return model_class(space_from_json(data["observation_space"]), space_from_json(data["action_space"]), config)
 
 
-def _import(path: str) -> Any:
+def wrapper_name(wrapper: type) -> str | None:
+    """Return the name by which checkpoints know a wrapper class of the library; None for another one."""
+    path = f"{wrapper.__module__}:{wrapper.__qualname__}"
+    return next((name for name, known in WRAPPERS.items() if known == path), None)
+
+
+def find_class(path: str) -> Any:
+    """Return the class at ``module:name``; the path has to be one of `MODELS` or `WRAPPERS`, never a file's own."""
     module, attribute = path.split(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -462,6 +462,57 @@ def test_a_model_that_fits_itself_is_only_handed_the_data() -> None:
     assert trainer.updates == 0
 
 
+class Collecting(Script):
+    """Notes the learning rate and the weights whenever they are collected; ends with the first ones."""
+
+    collections, interval, rate = 3, 20, 0.25
+
+    def collector(self) -> "Collecting":
+        self.seen: list[tuple[int, float]] = []
+        return self
+
+    def collect(self) -> None:
+        self.seen.append((len(self.batches), self.own[0].item()))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        self.own.fill_(self.seen[0][1])
+
+
+def test_a_collector_sees_the_weights_at_regular_distances_after_the_selection() -> None:
+    model = Collecting([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0], [7.0, 7.0]])
+    trainer, report = fit(model, max_epochs=3, learning_rate=0.01, final_learning_rate=0.1)
+    before = trainer.updates - 60
+    assert [at for at, _ in model.seen] == [before + 20, before + 40, before + 60]
+    start = model.evaluated[1][0][0].item()  # the best
+    assert model.seen[0][1] == pytest.approx(start - 20 * 0.25 * 0.01, abs=2e-3)
+    assert model.seen[0][1] - model.seen[2][1] == pytest.approx(40 * 0.25 * 0.01, rel=0.01)
+    assert report.updates == trainer.updates
+    assert report.epochs == 3
+    assert report.holdout_error == [7.0, 7.0]  # of what it ended with
+    assert model.evaluated[3][0][0].item() == model.own[0].item() == model.seen[0][1]
+    assert model.final is not None
+    assert model.final.tolist() == [7.0, 7.0]
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.01
+    assert torch.equal(model.calibrated[2], model.own.detach())
+
+
+def test_weights_are_collected_without_a_holdout_too() -> None:
+    model = Collecting()
+    _, report = fit(model, max_epochs=1, holdout=0.0)
+    assert len(model.seen) == 3
+    assert report.holdout_error == []
+    assert model.evaluated == []
+
+
+def test_a_loss_that_breaks_while_weights_are_collected_leaves_the_best_ones() -> None:
+    model = Collecting([[2.0, 2.0], [1.0, 1.0]])
+    model.scale = lambda update: float("nan") if update > 50 else 1.0
+    with pytest.raises(FloatingPointError, match="the model's loss became nan"):
+        fit(model, max_epochs=2)
+    assert model.own[0].item() == model.evaluated[1][0][0].item()
+
+
 # ---- determinism ----------------------------------------------------------------------------------------------------
 
 SMALL = EnsembleConfig(members=3, elites=2, hidden=(16,), termination_hidden=(8,))
@@ -489,6 +540,25 @@ def test_fitting_leaves_the_global_generators_alone() -> None:
     trainer, state = trainer_of(), torch.get_rng_state()
     trainer.fit(world())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_a_loss_draws_follows_the_seed_and_the_updates_alone() -> None:
+    def drawn(seed: int, start: int) -> list[list[float]]:
+        torch.manual_seed(start)
+        model = Script()
+        noise: list[float] = []
+        model.scale = lambda update: noise.append(torch.rand(()).item()) or 1.0  # type: ignore[func-returns-value]
+        trainer, _ = fit(model, seed=seed, max_epochs=2)
+        first = list(noise)
+        batch = world().gather(np.array([0]), 2)
+        torch.rand(start)
+        trainer.update(batch), trainer.update(batch)
+        return [first, noise[len(first) :]]
+
+    assert drawn(0, 0) == drawn(0, 1)
+    first, single = drawn(0, 0)
+    assert len({*first, *single}) == len(first) + len(single)  # never the same twice
+    assert drawn(1, 0)[0] != first
 
 
 def test_a_resumed_fit_equals_an_uninterrupted_one() -> None:

@@ -11,14 +11,14 @@ from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.model import ModelLoss
 from mbrl_gym.models.ensemble_config import EnsembleConfig
 from mbrl_gym.models.frozen_mlp import BFLOAT16_ROWS
-from mbrl_gym.models.gaussian import GaussianNetwork
+from mbrl_gym.models.multi_step import MultiStepNetwork, weighted_mean
 from mbrl_gym.models.transition import TransitionState
 from mbrl_gym.nets.ensemble_mlp import EnsembleMLP
 
 __all__ = ["Ensemble", "EnsembleConfig"]
 
 
-class Ensemble(GaussianNetwork):
+class Ensemble(MultiStepNetwork):
     """E probabilistic networks that predict the change of the observation, the reward and the end of the episode.
 
     Each is a hypothesis; the elites, those with the smallest held-out errors, make the predictions. Source: Chua et
@@ -79,22 +79,38 @@ class Ensemble(GaussianNetwork):
         """Return the negative log-likelihood of all transitions in the windows, summed over members.
 
         Weights [B, T, E] in place of resampled rows are the same bootstrap in expectation (Oza & Russell 2001). Weight
-        decay, a term of PETS' loss, is in `weight_decay`.
+        decay, a term of PETS' loss, is in `weight_decay`. With a ``loss_horizon`` above 1 the likelihood is that of
+        several steps (`MultiStepNetwork`).
+
+        Raises:
+            ValueError: the windows have no more rows than ``config.loss_horizon``.
         """
-        data = self._transitions(batch)
+        data = self._perturbed(self._transitions(batch))
+        if self.config.loss_horizon > 1:
+            return ModelLoss(*self._multi_step_likelihood(data, batch))
         inputs = self._normalise(data.x)
         return ModelLoss(*self._likelihood(self._train_net(inputs), inputs, data))
 
     def holdout_error(self, batch: SequenceBatch) -> Tensor:
-        """Return [E]: each member's mean squared error in standardised targets, plus its termination cross-entropy."""
+        """Return [E]: each member's mean squared error in standardised targets, plus its termination cross-entropy.
+
+        With a ``loss_horizon`` above 1 the error is that of as many steps, each with its share in the loss.
+
+        Raises:
+            ValueError: the windows have no more rows than ``config.loss_horizon``.
+        """
         data = self._transitions(replace(batch, weight=None))
         inputs = self._normalise(data.x)
+        if self.config.loss_horizon > 1:
+            error = self._multi_step_error(data, batch)
+            if self._can_terminate:
+                error = error + weighted_mean(self._termination_error(inputs, data), data.weight)
+            return error
         mean, _ = self._outputs(self._net(inputs, False))
-        error = mean - (data.target - self.target_mean) / self.target_std
-        error = self._free(error.square(), error, data).mean(-1)  # [E, N]
+        error = self._squared_error(mean, data)
         if self._can_terminate:
             error = error + self._termination_error(inputs, data)
-        return (error * data.weight).sum(1) / data.weight.sum(1).clamp(min=1.0)
+        return weighted_mean(error, data.weight)
 
     def weight_decay(self) -> dict[str, float]:
         """Return each layer's decay; nothing but these weights decays (PETS' ``construct_vars``)."""

@@ -1,5 +1,6 @@
 """GaussianConfig: the hyperparameters of networks that predict a mean and a variance."""
 
+import math
 from dataclasses import dataclass
 
 from mbrl_gym.models.transition_config import TransitionConfig
@@ -20,6 +21,15 @@ class GaussianConfig(TransitionConfig):
             the plain likelihood (PETS), which neglects what is hard to fit; 1 follows the squared error.
         bfloat16_rows: rows of a training batch from which the networks' products run in bfloat16, on a device that
             multiplies in it; None: never.
+        loss_horizon: H, how many steps the loss follows the model's own predictions; windows need more rows than that
+            (``TrainerConfig.length``). Not every kind of network has it (`mbrl_gym.models.multi_step`).
+        loss_discount: rho, of the loss' steps: step h counts rho^(h - 1), and all of them together 1. TD-MPC2 has
+            H = 3 and rho = 0.5 (nicklashansen/tdmpc2 ``config.yaml``), for planning 3 steps far; the default is for
+            longer ones.
+        input_noise: deviation of the noise on the observations that training reads, in units of the model's own error
+            after as many steps as a window has (measured at the end of each fit; before the first: no noise). What is
+            learned is the way back to the recorded next observation. Where observations are noisy themselves, it makes
+            the bias of that towards the mean worse. Not every kind of network has it.
 
     Raises:
         ValueError: a value is out of its range.
@@ -33,6 +43,9 @@ class GaussianConfig(TransitionConfig):
     variance_bound_penalty: float = 0.01
     variance_weighting: float = 0.5
     bfloat16_rows: int | None = 128
+    loss_horizon: int = 1
+    loss_discount: float = 0.9
+    input_noise: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +68,12 @@ class GaussianConfig(TransitionConfig):
             raise ValueError(f"variance_weighting must be between 0 and 1, got {self.variance_weighting}")
         if self.bfloat16_rows is not None and self.bfloat16_rows < 1:
             raise ValueError(f"bfloat16_rows must be at least 1 or None, got {self.bfloat16_rows}")
+        if self.loss_horizon < 1:
+            raise ValueError(f"loss_horizon must be at least 1 step, got {self.loss_horizon}")
+        if not 0 < self.loss_discount <= 1:
+            raise ValueError(f"loss_discount must be above 0 and at most 1, got {self.loss_discount}")
+        if not 0 <= self.input_noise < math.inf:
+            raise ValueError(f"input_noise must be at least 0 and finite, got {self.input_noise}")
 
     @property
     def layer_decay(self) -> tuple[float, ...]:

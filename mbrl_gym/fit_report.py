@@ -1,0 +1,24 @@
+"""FitReport: what one fit of a model did."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What one fit did.
+
+    Attributes:
+        epochs: passes made.
+        updates: gradient steps made.
+        windows: training windows.
+        loss: mean training loss of the last epoch.
+        terms: mean of each loss term over the last epoch.
+        holdout_error: each member's best held-out error [E]; empty without a holdout.
+    """
+
+    epochs: int
+    updates: int
+    windows: int
+    loss: float
+    terms: dict[str, float]
+    holdout_error: list[float] = field(default_factory=list)

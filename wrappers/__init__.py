@@ -3,8 +3,24 @@
 if __name__ != "mbrl_gym.wrappers":
     raise ImportError("import mbrl_gym.wrappers, not wrappers: this folder is a part of the package mbrl_gym")
 
+from mbrl_gym.wrappers.clamp import ClampRange
+from mbrl_gym.wrappers.halt import Halt, TruncateUncertain
+from mbrl_gym.wrappers.infoprop import Infoprop
 from mbrl_gym.wrappers.known import KnownReward, KnownTermination
 from mbrl_gym.wrappers.model_wrapper import ModelWrapper
+from mbrl_gym.wrappers.penalty import UncertaintyPenalty
+from mbrl_gym.wrappers.recalibrate import RecalibrateVariance
 from mbrl_gym.wrappers.sb3 import SB3VecEnv
 
-__all__ = ["KnownReward", "KnownTermination", "ModelWrapper", "SB3VecEnv"]
+__all__ = [
+    "ClampRange",
+    "Halt",
+    "Infoprop",
+    "KnownReward",
+    "KnownTermination",
+    "ModelWrapper",
+    "RecalibrateVariance",
+    "SB3VecEnv",
+    "TruncateUncertain",
+    "UncertaintyPenalty",
+]

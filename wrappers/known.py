@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mbrl_gym.model import Prediction, State, WorldModel
 from mbrl_gym.tasks import TaskFunction, known_reward, known_termination
+from mbrl_gym.wrappers.calibrated import check_kept
 from mbrl_gym.wrappers.model_wrapper import ModelWrapper
 
 
@@ -22,10 +23,11 @@ class KnownReward(ModelWrapper[State]):
             [B, *obs], environment actions [B, *act] and next observations, all torch tensors, that returns [B].
 
     Raises:
-        ValueError: there is no known reward of this name.
+        ValueError: there is no known reward of this name, or a wrapper inside changes rewards, which would be undone.
     """
 
     def __init__(self, inner: WorldModel[State], reward: str | TaskFunction) -> None:
+        check_kept(KnownReward, inner, "reward")
         super().__init__(inner)
         self.reward = reward
         self._function = known_reward(reward) if isinstance(reward, str) else reward
@@ -43,7 +45,7 @@ class KnownReward(ModelWrapper[State]):
         value = self._function(*_transition(self, state, action, after)).to(prediction.reward.dtype)
         _check_shape("reward", value, prediction.reward)
         broken = ~torch.isfinite(value)
-        reward = torch.where(prediction.truncated | broken, 0.0, value)
+        reward = torch.where(_diverged(prediction) | broken, 0.0, value)
         info = {**prediction.info, "learned_reward": prediction.reward}
         info["diverged"] = prediction.info.get("diverged", torch.zeros_like(broken)) | broken
         return replace(
@@ -66,10 +68,11 @@ class KnownTermination(ModelWrapper[State]):
             [B] bool.
 
     Raises:
-        ValueError: there is no known termination of this name.
+        ValueError: there is no known termination of this name, or a wrapper inside ends episodes.
     """
 
     def __init__(self, inner: WorldModel[State], termination: str | TaskFunction) -> None:
+        check_kept(KnownTermination, inner, "termination")
         super().__init__(inner)
         self.termination = termination
         self._function = known_termination(termination) if isinstance(termination, str) else termination
@@ -86,8 +89,13 @@ class KnownTermination(ModelWrapper[State]):
         """Return the prediction with the known end; never terminal where the row diverged."""
         ended = self._function(*_transition(self, state, action, after))
         _check_shape("termination", ended, prediction.terminated)
-        ended = ended.bool() & ~prediction.truncated
+        ended = ended.bool() & ~_diverged(prediction)
         return replace(prediction, terminated=ended, continuation=1.0 - ended.float())
+
+
+def _diverged(prediction: Prediction) -> Tensor:
+    """Return [B]: the rows whose next observation is none, unlike those that a wrapper cuts."""
+    return prediction.info.get("diverged", prediction.truncated)
 
 
 def _name(kind: str, value: str | TaskFunction) -> str:

@@ -1,7 +1,7 @@
 """ModelWrapper: a world model around another one. What it does not change, it passes on."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,12 @@ class ModelWrapper(WorldModel[State]):
 
     Args:
         inner: the model to wrap; its spaces, configuration and state are those of the wrapper.
+
+    Attributes:
+        innermost: whether it changes how the model is sampled, so that it has to be inside of what is known.
     """
+
+    innermost: ClassVar[bool] = False
 
     def __init__(self, inner: WorldModel[State]) -> None:
         super().__init__(inner.observation_space, inner.action_space, inner.config)
@@ -53,6 +58,11 @@ class ModelWrapper(WorldModel[State]):
         """The innermost model."""
         inner = self.inner
         return inner.unwrapped if isinstance(inner, ModelWrapper) else inner
+
+    @property
+    def hypotheses(self) -> int:
+        """The inner model's."""
+        return self.inner.hypotheses
 
     def initial(self, batch_size: int) -> State:
         """Return the inner model's blank belief [B]."""

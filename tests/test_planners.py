@@ -12,6 +12,7 @@ from mbrl_gym import ActionCodec, ModelLoss, Prediction, TensorStruct, WorldMode
 from mbrl_gym.planners import (
     CEM,
     ICEM,
+    MCTS,
     MPPI,
     PLANNERS,
     CEMConfig,
@@ -757,4 +758,5 @@ def test_the_names_of_the_planners():
         "icem": ICEM,
         "mppi": MPPI,
         "gradient": GradientPlanner,
+        "mcts": MCTS,
     } == PLANNERS

@@ -7,6 +7,7 @@ from mbrl_gym.planners.cem import CEM, CEMCarry, CEMConfig
 from mbrl_gym.planners.gradient import GradientCarry, GradientConfig, GradientPlanner
 from mbrl_gym.planners.graphed import GraphedPlan
 from mbrl_gym.planners.icem import ICEM, ICEMCarry, ICEMConfig
+from mbrl_gym.planners.mcts import MCTS, MCTSConfig, SearchResult
 from mbrl_gym.planners.mppi import MPPI, MPPICarry, MPPIConfig
 from mbrl_gym.planners.shooting import NoCarry, RandomShooting, RandomShootingConfig
 
@@ -16,11 +17,13 @@ PLANNERS: dict[str, type[Planner[Any]]] = {
     "icem": ICEM,
     "mppi": MPPI,
     "gradient": GradientPlanner,
+    "mcts": MCTS,
 }
 
 __all__ = [
     "CEM",
     "ICEM",
+    "MCTS",
     "MPPI",
     "PLANNERS",
     "CEMCarry",
@@ -31,6 +34,7 @@ __all__ = [
     "GraphedPlan",
     "ICEMCarry",
     "ICEMConfig",
+    "MCTSConfig",
     "MPPICarry",
     "MPPIConfig",
     "NoCarry",
@@ -38,4 +42,5 @@ __all__ = [
     "Planner",
     "RandomShooting",
     "RandomShootingConfig",
+    "SearchResult",
 ]

@@ -1,4 +1,4 @@
-"""The picture of a model's k-step prediction against reality."""
+"""The pictures of a model's k-step prediction against reality, and of its calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from mbrl_gym.report.calibration import Calibration
 from mbrl_gym.report.open_loop import OpenLoopError, OpenLoopTrace
 
 if TYPE_CHECKING:
@@ -71,6 +72,35 @@ def open_loop_figure(error: OpenLoopError, trace: OpenLoopTrace, names: Sequence
     _draw_error(figure.add_subplot(grid[:, 1]), error)
     if title:
         figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def reliability_figure(calibration: Calibration, title: str = "") -> "Figure":
+    """Return the reliability diagram: how much of reality is within the intervals of each level, against the level.
+
+    Args:
+        calibration: from `mbrl_gym.report.calibration`.
+        title: what was measured, one line.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 5), dpi=110, layout="constrained")
+    axes = figure.add_subplot(aspect="equal", xlim=(0, 1), ylim=(0, 1))
+    axes.plot((0, 1), (0, 1), color=STILL, linewidth=1.6, linestyle=":", label="calibrated; overconfident is below")
+    lines = axes.plot(calibration.expected, calibration.observed, color=PREDICTED, linewidth=0.8, alpha=0.7)
+    lines[0].set_label("each dimension")
+    area = calibration.overall_miscalibration_area
+    label = f"model (miscalibration area {area:.2f})"
+    axes.plot(calibration.expected, calibration.overall_observed, color=MODEL, linewidth=2.4, label=label)
+    axes.set_xlabel("level of the predicted interval")
+    axes.set_ylabel("share of reality within it")
+    axes.set_title(title or f"{calibration.transitions} transitions, one step", fontsize=10)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.legend(fontsize=9, loc="best", framealpha=0.9)
+    _clean(axes)
     return figure
 
 

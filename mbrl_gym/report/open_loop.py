@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.horizon_error import deviation, roll, scale, seeded
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.spaces import ObservationCodec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-SCALE_ROWS = 10_000  # rows that the units are measured on, at most
 BAND = (0.1, 0.9)
 
 
@@ -97,14 +97,14 @@ def open_loop_error(
     """
     codec = ObservationCodec(replay.observation_space)
     batch = _draw(model, replay, horizon, windows, seed)
-    real, predicted, reward = _roll(model, codec, batch, _generator(model, seed), sample=False)
-    scale = _scale(codec, replay, seed).to(real.device)
-    error = (predicted[:, 1:] - real[:, 1:]).abs() / scale  # [W, K, D]
-    still = (real[:, :1] - real[:, 1:]).abs() / scale
+    real, predicted, reward = roll(model, codec, batch, seeded(model, seed), sample=False)
+    unit = scale(codec, replay, seed).to(real.device)
+    error = (predicted[:, 1:] - real[:, 1:]).abs() / unit  # [W, K, D]
+    still = (real[:, :1] - real[:, 1:]).abs() / unit
     per_window = error.square().mean(-1).sqrt()  # [W, K]
     band, overall_band = _band(error), _band(per_window)
     real_reward = batch.reward[:, model.context :]  # [W, K]
-    reward_error = (reward - real_reward).square().mean(0).sqrt() / _deviation(real_reward.reshape(-1, 1))
+    reward_error = (reward - real_reward).square().mean(0).sqrt() / deviation(real_reward.reshape(-1, 1))
     return OpenLoopError(
         error=_array(error.square().mean(0).sqrt()),
         low=_array(band[0]),
@@ -115,7 +115,7 @@ def open_loop_error(
         overall_high=_array(overall_band[1]),
         overall_persistence=_array(still.square().mean((0, 2)).sqrt()),
         reward=_array(reward_error),
-        scale=_array(scale),
+        scale=_array(unit),
         windows=batch.batch_size,
     )
 
@@ -144,15 +144,15 @@ def open_loop_trace(
         ValueError: as `open_loop_error`.
     """
     codec = ObservationCodec(replay.observation_space)
-    batch, generator = _draw(model, replay, horizon, windows, seed), _generator(model, seed)
-    real, predicted, _ = _roll(model, codec, batch, generator, sample=False)
-    scale = _scale(codec, replay, seed).to(real.device)
-    final = ((predicted[:, -1] - real[:, -1]) / scale).square().mean(-1).sqrt()  # [W]
-    motion = (real / scale).var(1, unbiased=False).sum(-1)  # [W]
+    batch, generator = _draw(model, replay, horizon, windows, seed), seeded(model, seed)
+    real, predicted, _ = roll(model, codec, batch, generator, sample=False)
+    unit = scale(codec, replay, seed).to(real.device)
+    final = ((predicted[:, -1] - real[:, -1]) / unit).square().mean(-1).sqrt()  # [W]
+    motion = (real / unit).var(1, unbiased=False).sum(-1)  # [W]
     lively = motion.argsort(descending=True)[: (len(final) + 1) // 2]
     typical = int(lively[final[lively].argsort()[(len(lively) - 1) // 2]])
     segment = batch[torch.full((particles,), typical, device=final.device)]  # [P, ...]
-    _, sampled, _ = _roll(model, codec, segment, generator, sample=True)
+    _, sampled, _ = roll(model, codec, segment, generator, sample=True)
     low, high = _band(sampled)
     return OpenLoopTrace(
         _array(real[typical]), _array(predicted[typical]), _array(low), _array(high), float(final[typical])
@@ -173,45 +173,6 @@ def _draw(model: WorldModel[Any], replay: SequenceReplay, horizon: int, windows:
         )
     order = np.random.default_rng(seed).permutation(len(starts))[:windows]
     return replay.gather(starts[np.sort(order)], length, device=model.device)
-
-
-@torch.inference_mode()
-def _roll(
-    model: WorldModel[Any],
-    codec: ObservationCodec,
-    batch: SequenceBatch,
-    generator: torch.Generator,
-    sample: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return real and predicted observations [W, K + 1, D] (row 0 is the last of the context) and rewards [W, K]."""
-    context = model.context
-    real = codec.encode(batch.obs)[:, context - 1 :]  # [W, K + 1, D]
-    seen = {k: v[:, :context] for k, v in batch.obs.items()} if isinstance(batch.obs, dict) else batch.obs[:, :context]
-    state = model.believe(seen, batch.action[:, :context], generator)
-    predicted, rewards = [real[:, 0]], []
-    for t in range(context - 1, batch.length - 1):
-        state, prediction = model.predict(state, batch.action[:, t], generator, sample, uncertainty=False)
-        predicted.append(codec.encode(model.decode(state)))
-        rewards.append(prediction.reward)
-    return real, torch.stack(predicted, dim=1), torch.stack(rewards, dim=1)
-
-
-def _generator(model: WorldModel[Any], seed: int) -> torch.Generator:
-    return torch.Generator(device=model.device).manual_seed(seed)
-
-
-def _scale(codec: ObservationCodec, replay: SequenceReplay, seed: int) -> Tensor:
-    """Return [D], the standard deviation of each dimension over the rows of the replay."""
-    rows = replay.windows(1)
-    if len(rows) > SCALE_ROWS:
-        rows = np.random.default_rng(seed).choice(rows, SCALE_ROWS, replace=False)
-    return _deviation(codec.encode(replay.gather(rows, 1).obs)[:, 0])
-
-
-def _deviation(x: Tensor) -> Tensor:
-    """Return the standard deviation of each column [N, D] -> [D]; a constant column has the unit 1."""
-    deviation = x.double().std(0, unbiased=False).float()
-    return torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
 
 def _band(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXPECTED = {
     "cleanrl_style.py": "return in the real CartPole-v1",
     "dyna_pendulum.py": "100 real steps, 2,048 imagined: return",
+    "dyna_q_maze.py": "planning steps | steps of episode 1",
     "pets_pendulum.py": "400 real steps, 190,000 imagined: the last returns",
     "ppo_in_shipped_pendulum.py": "return in the real Pendulum-v1",
     "publish_your_model.py": "Learned-MyMountainCar-v0: return of random actions",

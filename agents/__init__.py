@@ -4,7 +4,27 @@ if __name__ != "mbrl_gym.agents":
     raise ImportError("import mbrl_gym.agents, not agents: this folder is a part of the package mbrl_gym")
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
+from mbrl_gym.agents.branched import BranchedRollouts
 from mbrl_gym.agents.dyna import Dyna
+from mbrl_gym.agents.dyna_q import DynaQ
+from mbrl_gym.agents.mbpo import MBPO
 from mbrl_gym.agents.pets import PETS
+from mbrl_gym.agents.rollout_length import AdaptiveLength, FixedLength, ScheduledLength
+from mbrl_gym.agents.sac import LeanSAC
+from mbrl_gym.agents.start_choice import FailureStarts, RecentStarts, UniformStarts
 
-__all__ = ["PETS", "Dyna", "ModelBasedAlgorithm"]
+__all__ = [
+    "MBPO",
+    "PETS",
+    "AdaptiveLength",
+    "BranchedRollouts",
+    "Dyna",
+    "DynaQ",
+    "FailureStarts",
+    "FixedLength",
+    "LeanSAC",
+    "ModelBasedAlgorithm",
+    "RecentStarts",
+    "ScheduledLength",
+    "UniformStarts",
+]

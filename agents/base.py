@@ -1,35 +1,26 @@
 """ModelBasedAlgorithm: Stable-Baselines3's interface for agents that learn a model. One loop: collect, then train."""
 
-import math
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 
 from mbrl_gym.agents.collect import RealEnv, normalizes_observations
-from mbrl_gym.agents.progress import Progress
+from mbrl_gym.agents.owner import ModelOwner
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.agents.storage import load_agent, load_running_moments, running_moments, save_agent
-from mbrl_gym.envs.registry import publish
-from mbrl_gym.fit import FitReport, ModelTrainer
-from mbrl_gym.model import WorldModel
-from mbrl_gym.replay import SequenceReplay, StartStates
-from mbrl_gym.store import StoredModel, pick_device
-from mbrl_gym.tensors import concatenate
 
 Self = TypeVar("Self", bound="ModelBasedAlgorithm")
 
 
-class ModelBasedAlgorithm(BaseAlgorithm):
+class ModelBasedAlgorithm(ModelOwner):
     """What all agents share: real collection into a replay, the schedule, logs, progress, saving and resuming.
 
     ``num_timesteps`` counts REAL steps only; ``imagined_timesteps`` counts dreamt ones and is logged beside it. Every
@@ -38,82 +29,10 @@ class ModelBasedAlgorithm(BaseAlgorithm):
 
     A subclass supplies ``_setup_model``, ``_act`` and ``_train``, and names what it needs to resume.
 
-    Args:
-        policy: SB3's policy name or class.
-        env: the real environment: an id, a Gymnasium Env or a VecEnv (also inside a VecNormalize).
-        learning_starts: real steps of random actions before the first training.
-        train_freq: real steps between two trainings.
-        buffer_size: rows that the replay keeps.
-        replay: experience to start from; its steps are not counted, and with at least ``learning_starts`` transitions
-            in it the first training comes before the first real step.
-        policy_kwargs: as in SB3.
-        stats_window_size: episodes over which returns are averaged in the log.
-        tensorboard_log: folder of TensorBoard logs.
-        verbose: 1 prints the log table.
-        seed: of everything; None draws one.
-        device: a torch device, or "auto".
-
-    Raises:
-        ValueError: a number is out of its range, or a space is not supported.
+    Its arguments are those of `ModelOwner`.
     """
 
     kind: ClassVar[str]
-    model: WorldModel[Any]
-    trainer: ModelTrainer
-    replay: SequenceReplay
-
-    def __init__(
-        self,
-        policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        *,
-        learning_starts: int,
-        train_freq: int,
-        buffer_size: int,
-        replay: SequenceReplay | None,
-        policy_kwargs: dict[str, Any] | None,
-        stats_window_size: int,
-        tensorboard_log: str | None,
-        verbose: int,
-        seed: int | None,
-        device: Any,
-    ) -> None:
-        for name, value in (
-            ("learning_starts", learning_starts),
-            ("train_freq", train_freq),
-            ("buffer_size", buffer_size),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1 step, got {value}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed must be at least 0, or None to draw one, got {seed}")
-        self._policy_argument = policy
-        self._real: RealEnv | None = None
-        super().__init__(
-            policy=BasePolicy,  # names are resolved by the subclass
-            env=env,
-            learning_rate=0.0,
-            policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            verbose=verbose,
-            device=pick_device(device),
-            support_multi_env=True,
-            seed=None if seed is None else int(seed),
-        )
-        self.learning_starts = int(learning_starts)
-        self.train_freq = int(train_freq)
-        self.buffer_size = int(buffer_size)
-        self._given_replay = replay
-        self._rng = np.random.default_rng(self.seed)
-        self.real_steps = 0  # over all calls of learn; num_timesteps restarts with reset_num_timesteps
-        self.trainings = 0
-        self._next_training = self.learning_starts
-        self.real_id, self.time_limit = (None, None) if self.env is None else self._read_spec()
-        self.progress = Progress()
-        self._normalized = normalizes_observations(self.env)
-        self._moments: dict[str, Any] | None = None  # of a VecNormalize, until the loaded agent gets one
-        self.last_fit: FitReport | None = None
 
     # ---- what a subclass supplies -----------------------------------------------------------------------------------
 
@@ -124,10 +43,6 @@ class ModelBasedAlgorithm(BaseAlgorithm):
     @abstractmethod
     def _train(self) -> None:
         """Learn from the replay: the model, then behaviour in it. Called when `train_freq` real steps have passed."""
-
-    @abstractmethod
-    def _arguments(self) -> dict[str, Any]:
-        """Return the constructor's arguments as JSON, without policy, env and what is local to a machine."""
 
     @classmethod
     @abstractmethod
@@ -147,30 +62,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
     def imagined_timesteps(self) -> int:
         """Steps taken in the dream so far."""
 
-    # ---- set-up -----------------------------------------------------------------------------------------------------
-
-    def _setup_replay(self) -> None:
-        if self._given_replay is None:
-            self.replay = SequenceReplay(self.observation_space, self.action_space, self.buffer_size, self.n_envs)
-            return
-        given = self._given_replay
-        if (given.observation_space, given.action_space) != (self.observation_space, self.action_space):
-            raise ValueError(
-                f"replay must have the environment's spaces {self.observation_space} and {self.action_space}, got "
-                f"{given.observation_space} and {given.action_space}"
-            )
-        if given.n_envs != self.n_envs:
-            raise ValueError(f"replay must hold {self.n_envs} environments as env does, got {given.n_envs}")
-        self.replay = given
-        self.buffer_size = given.capacity
-        if given.n_transitions >= self.learning_starts:
-            self._next_training = 0
-
-    def _read_spec(self) -> tuple[str | None, int | None]:
-        """Return the real environment's id and time limit, where it has them."""
-        assert self.env is not None
-        spec = next(iter(self.env.get_attr("spec", [0])), None) if self.env.has_attr("spec") else None
-        return (None, None) if spec is None else (spec.id, spec.max_episode_steps)
+    # ---- the real environment ---------------------------------------------------------------------------------------
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Replace the real environment; spaces and number of environments must be the same.
@@ -200,26 +92,6 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         """Put the next training off until the replay, left out of a checkpoint, holds enough to fit a model to."""
         missing = self.learning_starts - self.replay.n_transitions
         self._next_training = max(self._next_training, self.real_steps + missing)
-
-    def _real_env(self) -> RealEnv:
-        if self.env is None:
-            raise ValueError("env is not set; give one to load(), or call set_env(env) before learn()")
-        if self._real is None or self._real.env is not self.env:
-            self._real = RealEnv(self.env)
-        return self._real
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Start the run's own randomness anew from ``seed``; the global generators are left alone."""
-        if seed is None:
-            return
-        self.seed = int(seed)
-        self._rng = np.random.default_rng(self.seed)
-        self.trainer.rng = np.random.default_rng(self._draw_seed())
-        if not self.trainer.updates:  # afterwards what is held out has to stay held out
-            self.trainer.seed = self._draw_seed()
-
-    def _draw_seed(self) -> int:
-        return int(self._rng.integers(2**31 - 1))
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -282,6 +154,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             self.progress.advance(self.n_envs)
             if self.ep_info_buffer and dones.any():
                 self.progress.show(real_return=float(self.ep_info_buffer[-1]["r"]))
+            self._after_step()
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
@@ -315,24 +188,6 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         if log_interval and self.trainings % log_interval == 0:
             self.dump_logs()
 
-    def _fit_model(self) -> None:
-        """Fit the model to the replay, and log how it went."""
-        started = time.process_time()
-        report = self.last_fit = self.trainer.fit(self.replay, self._on_epoch)
-        self.logger.record("model/cpu_seconds", time.process_time() - started)
-        self.logger.record("model/epochs", report.epochs)
-        self.logger.record("model/updates", self.trainer.updates)
-        self.logger.record("model/loss", report.loss)
-        for name, value in report.terms.items():
-            self.logger.record(f"model/{name}", value)
-        if report.holdout_error:
-            error = float(np.mean(report.holdout_error))
-            self.logger.record("model/holdout_error", error)
-            self.progress.show(model_error=error)
-
-    def _on_epoch(self, epoch: int, loss: float, error: Any) -> None:
-        self.progress.show(model_loss=loss, epoch=epoch)
-
     def _random_actions(self) -> Any:
         return np.stack([self.action_space.sample() for _ in range(self.n_envs)])
 
@@ -341,6 +196,9 @@ class ModelBasedAlgorithm(BaseAlgorithm):
 
     def _on_rollout(self) -> None:
         """Draw what stays the same from one training to the next (the noise of gSDE)."""
+
+    def _after_step(self) -> None:
+        """Learn after a step of the real environments, where that is not left to `_train`."""
 
     def _on_new_env(self) -> None:
         """Follow a change of the real environment."""
@@ -359,50 +217,6 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self.logger.record("time/imagined_timesteps", self.imagined_timesteps)
         self.logger.record("time/trainings", self.trainings)
         self.logger.dump(step=self.num_timesteps)
-
-    # ---- handing the model on ---------------------------------------------------------------------------------------
-
-    def stored_model(self, reset_states: int = 256, card: Mapping[str, Any] | None = None) -> StoredModel:
-        """Return the model with start states, ready for `mbrl_gym.save_model` or a learned environment.
-
-        Episodes of the learned environment begin where real episodes begin: in the replay's reset states, and in more
-        from resets (no steps) of the real environment until there are ``reset_states``, where one observation is a
-        belief.
-
-        Args:
-            reset_states: start states wanted.
-            card: facts to store with the model, beside those that the agent knows.
-
-        Raises:
-            ValueError: nothing was collected yet.
-        """
-        if len(self.replay) == 0:
-            raise ValueError("the agent has no experience yet, so its model has no start states; call learn() first")
-        starts = self.replay.starts(self.model.context, kind="resets")
-        missing = reset_states - len(starts)
-        if missing > 0 and self.env is not None and self.model.context == 1:
-            starts = concatenate([starts, self._fresh_resets(missing)])
-        facts = {"agent": type(self).__name__, "real_steps": self.real_steps, "seed": self.seed, **(card or {})}
-        return StoredModel(self.model, starts, self.real_id, self.time_limit or 1000, facts)
-
-    def publish(self, env_id: str, reset_states: int = 256, card: Mapping[str, Any] | None = None) -> Path:
-        """Make ``gym.make(env_id)`` work in this and every later process of this machine; return the model's folder.
-
-        Args:
-            env_id: "Learned-" and a name of your choice.
-            reset_states: see `stored_model`.
-            card: see `stored_model`.
-        """
-        return publish(self.stored_model(reset_states, card), env_id)
-
-    def _fresh_resets(self, count: int) -> StartStates:
-        raw = self._real_env().raw
-        raw.seed(0 if self.seed is None else self.seed)
-        scratch = SequenceReplay(self.observation_space, self.action_space, count + 2 * self.n_envs, self.n_envs)
-        for _ in range(math.ceil(count / self.n_envs)):
-            scratch.begin(raw.reset())
-        self._last_obs = None  # what was under way is cut; the next learn resets anyway
-        return scratch.starts(1, kind="resets")[:count]
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 

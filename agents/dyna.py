@@ -3,48 +3,52 @@
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
+from mbrl_gym.agents.branched import Branched, BranchedRollouts
+from mbrl_gym.agents.dream_strategy import DreamStrategy
 from mbrl_gym.agents.imports import decode, encode
 from mbrl_gym.agents.inner import (
     add_noise,
     algorithm_state,
     dream_defaults,
-    is_on_policy,
     load_algorithm_state,
     plain_attributes,
     real_noise,
 )
+from mbrl_gym.agents.owner import Wrappers
 from mbrl_gym.agents.randomness import isolated_randomness
+from mbrl_gym.agents.start_choice import StartChoice, UniformStarts, starts_from_json, starts_to_json
+from mbrl_gym.agents.whole_episodes import WholeEpisodes
 from mbrl_gym.envs.vector import LearnedVectorEnv
-from mbrl_gym.fit import ModelTrainer, TrainerConfig
+from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.model import WorldModel
 from mbrl_gym.models.ensemble import Ensemble
 from mbrl_gym.replay import SequenceReplay, StartStates
+from mbrl_gym.tasks import TaskFunction
 from mbrl_gym.wrappers.sb3 import SB3VecEnv
 
 
 class Dyna(ModelBasedAlgorithm):
     """Collect real steps, fit the model to all of them, train ``algorithm`` in the model, and again.
 
-    The dream starts from real states of the replay and runs whole episodes of ``dream_horizon`` steps, which end as
-    truncated. Source of the idea: Sutton 1991 (Dyna); of whole imagined episodes in an ensemble: Kurutach et al. 2018
-    (ME-TRPO).
+    Dreams start from real states of the replay. On-policy algorithms (PPO, A2C, TRPO, RecurrentPPO, ...) train in whole
+    episodes of ``dream_horizon`` steps, which end as truncated; off-policy ones (SAC, TD3, DDPG, DQN, TQC, ...) learn
+    after every real step from a mixture of short rollouts and reality (`mbrl_gym.agents.branched`). Source of the idea:
+    Sutton 1991 (Dyna); of whole imagined episodes in an ensemble: Kurutach et al. 2018 (ME-TRPO); of branched rollouts:
+    Janner et al. 2019 (MBPO).
 
     Args:
         policy: the inner algorithm's policy: "MlpPolicy", "MultiInputPolicy", ... or a class.
@@ -54,13 +58,18 @@ class Dyna(ModelBasedAlgorithm):
         model_class: the class of the model.
         model_config: its hyperparameters; None: the class's defaults.
         trainer_config: how the model is fitted.
+        reward: "learned", "known", or whose it is (`mbrl_gym.agents.owner.ModelOwner`).
+        termination: the same for the end of episodes.
+        wrappers: against model error (`mbrl_gym.agents.owner.ModelOwner`).
         learning_starts: real steps of random actions before the first training.
-        train_freq: real steps between trainings.
-        dream_steps: imagined steps of each training.
-        dream_envs: dream environments that step together.
-        dream_horizon: imagined steps an episode.
+        train_freq: real steps between trainings of the model; None: 1000, and 250 for off-policy algorithms.
+        dream_steps: on-policy: imagined steps of each training; None: 120,000.
+        dream_envs: on-policy: dream environments that step together; None: 64.
+        dream_horizon: on-policy: imagined steps an episode; None: 50.
         normalize_reward: divide dreamt rewards by the deviation of the real discounted returns, as SB3's VecNormalize
-            does, before the inner algorithm sees them; returns are logged as they are.
+            does, before the inner algorithm sees them; returns are logged as they are. On-policy only.
+        rollouts: off-policy: how it dreams; None: `BranchedRollouts` as it is.
+        starts: which real states dreams start from (`mbrl_gym.agents.start_choice`); None: all alike.
         buffer_size: rows that the replay keeps.
         replay: experience to start from.
         policy_kwargs: the policy's arguments.
@@ -85,12 +94,17 @@ class Dyna(ModelBasedAlgorithm):
         model_class: type[WorldModel[Any]] = Ensemble,
         model_config: Any = None,
         trainer_config: TrainerConfig | None = None,
+        reward: str | TaskFunction = "learned",
+        termination: str | TaskFunction = "learned",
+        wrappers: Wrappers = (),
         learning_starts: int = 1000,
-        train_freq: int = 1000,
-        dream_steps: int = 120_000,
-        dream_envs: int = 64,
-        dream_horizon: int = 50,
+        train_freq: int | None = None,
+        dream_steps: int | None = None,
+        dream_envs: int | None = None,
+        dream_horizon: int | None = None,
         normalize_reward: bool = True,
+        rollouts: BranchedRollouts | None = None,
+        starts: StartChoice | None = None,
         buffer_size: int = 100_000,
         replay: SequenceReplay | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -101,30 +115,21 @@ class Dyna(ModelBasedAlgorithm):
         device: Any = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
-            raise ValueError(
-                f"algorithm must be a Stable-Baselines3 algorithm class, as in algorithm=PPO, got {algorithm!r}"
-            )
-        if issubclass(algorithm, ModelBasedAlgorithm):
-            raise ValueError(f"algorithm must be model-free to live in the dream, got {algorithm.__name__}")
-        if "use_masking" in inspect.signature(algorithm.learn).parameters:
-            raise ValueError(
-                f"algorithm must do without action masks, which a model does not predict, got {algorithm.__name__}; "
-                "take PPO, and let the environment treat an impossible action as it sees fit"
-            )
-        for name, value in (("dream_steps", dream_steps), ("dream_envs", dream_envs), ("dream_horizon", dream_horizon)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        taken = sorted({"policy", "env", "device"} & set(algorithm_kwargs or ()))
-        if taken:
-            raise ValueError(
-                f"algorithm_kwargs may not hold {taken}, which the agent passes on; give them to the agent"
-            )
+        dreams = {"dream_steps": dream_steps, "dream_envs": dream_envs, "dream_horizon": dream_horizon}
+        _check_algorithm(algorithm, algorithm_kwargs or {})
+        _check_dreams(algorithm, dreams, rollouts)
+        off_policy = issubclass(algorithm, OffPolicyAlgorithm)
         super().__init__(
             policy,
             env,
+            model_class=model_class,
+            model_config=model_config,
+            trainer_config=trainer_config,
+            reward=reward,
+            termination=termination,
+            wrappers=wrappers,
             learning_starts=learning_starts,
-            train_freq=train_freq,
+            train_freq=(250 if off_policy else 1000) if train_freq is None else train_freq,
             buffer_size=buffer_size,
             replay=replay,
             policy_kwargs=policy_kwargs,
@@ -136,12 +141,11 @@ class Dyna(ModelBasedAlgorithm):
         )
         self.algorithm_class = algorithm
         self.algorithm_kwargs = dict(algorithm_kwargs or {})
-        self.model_class = model_class
-        self.model_config = model_config
-        self.trainer_config = trainer_config or TrainerConfig()
-        self.dream_steps = int(dream_steps)
-        self.dream_envs = int(dream_envs)
-        self.dream_horizon = int(dream_horizon)
+        self.rollouts = (rollouts or BranchedRollouts()) if off_policy else None
+        self.starts = starts or UniformStarts()
+        self.dream_steps = int(dream_steps or 120_000)
+        self.dream_envs = 1 if off_policy else int(dream_envs or 64)
+        self.dream_horizon = int(dream_horizon or 50)
         self.normalize_reward = bool(normalize_reward)
         self._memory: Any = None  # a recurrent policy's, of the real episodes under way
         self._noise: VectorizedActionNoise | None = None  # where the algorithm explores by noise: in reality too
@@ -152,12 +156,13 @@ class Dyna(ModelBasedAlgorithm):
 
     def _setup_model(self) -> None:
         with isolated_randomness(self._draw_seed()):
-            self.model = self.model_class(self.observation_space, self.action_space, self.model_config)
-            self.model.to(self.device)
-            self.trainer = ModelTrainer(self.model, self.trainer_config, seed=self._draw_seed())
-            self._setup_replay()
+            self._setup_trainer()
             self.dream = LearnedVectorEnv(self.model, self._blank_starts(), self.dream_envs, self.dream_horizon)
             self.algorithm = self._make_algorithm()
+            self.strategy: DreamStrategy = (
+                WholeEpisodes(self) if self.rollouts is None else Branched(self, self.rollouts)
+            )
+            self.strategy.bind()
         self.policy = self.algorithm.policy
 
     def _blank_starts(self) -> StartStates:
@@ -201,20 +206,12 @@ class Dyna(ModelBasedAlgorithm):
         algorithm = make(self._policy_argument, self._dream_env(), device=self.device, **kwargs)
         self._as_made = plain_attributes(algorithm)
         algorithm.set_logger(Logger(folder=None, output_formats=[]))  # its numbers are read, not printed
-        self._bootstrap(algorithm)
         return algorithm
-
-    def _bootstrap(self, algorithm: BaseAlgorithm) -> None:
-        """Let the dream bootstrap truncated rows for an on-policy algorithm, where that is possible."""
-        real = self._vec_normalize_env
-        recurrent = hasattr(algorithm, "_last_lstm_states")
-        possible = is_on_policy(algorithm) and not recurrent and not (real is not None and real.norm_reward)
-        self._sb3_env.bootstrap_with(algorithm if possible else None)
 
     def _on_new_env(self) -> None:
         if hasattr(self, "algorithm"):  # not while an agent is being loaded
             self.algorithm.set_env(self._dream_env())
-            self._bootstrap(self.algorithm)
+            self.strategy.bind()
 
     # ---- behaviour --------------------------------------------------------------------------------------------------
 
@@ -247,46 +244,25 @@ class Dyna(ModelBasedAlgorithm):
 
     @property
     def imagined_timesteps(self) -> int:
-        """Steps that the inner algorithm took in the dream so far."""
-        return self.algorithm.num_timesteps
+        """Imagined steps so far."""
+        return self.strategy.imagined_steps
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def _train(self) -> None:
+        self.strategy.before_fit()
         self._fit_model()
-        self._dream(self.dream_steps)
+        self.strategy.after_fit()
 
-    def _dream(self, steps: int) -> None:
-        """Train the inner algorithm for ``steps`` imagined steps in the model as it is now."""
-        algorithm, seed = self.algorithm, self._draw_seed()
-        self._follow_normalization()
-        self.dream.set_starts(self.replay.starts(self.model.context))
-        real = self._vec_normalize_env
-        if self.normalize_reward and not (real is not None and real.norm_reward):
-            self._sb3_env.reward_scale = 1.0 / return_deviation(self.replay, float(getattr(algorithm, "gamma", 1.0)))
-        assert algorithm.env is not None
-        algorithm.env.seed(seed)
-        algorithm.action_space.seed(seed)
-        algorithm._last_obs = None  # reset the dream: it is another model now
-        algorithm.ep_info_buffer = None
-        if isinstance(algorithm, OffPolicyAlgorithm) and algorithm.replay_buffer is not None:
-            algorithm.replay_buffer.reset()  # what an older model dreamt is stale
-        algorithm.learn(steps, callback=_DreamProgress(self), log_interval=10**9, reset_num_timesteps=False)
-        if algorithm.ep_info_buffer:
-            self.logger.record("dream/ep_rew_mean", safe_mean([ep["r"] for ep in algorithm.ep_info_buffer]))
-            self.logger.record("dream/ep_len_mean", safe_mean([ep["l"] for ep in algorithm.ep_info_buffer]))
-        if "uncertainty" in self._sb3_env.step_info:
-            self.logger.record("dream/uncertainty", float(np.mean(self._sb3_env.step_info["uncertainty"])))
-        for name, value in algorithm.logger.name_to_value.items():
+    def _after_step(self) -> None:
+        if self.trainings:
+            self.strategy.after_step()
+
+    def _log_algorithm(self) -> None:
+        """Log what the inner algorithm logged of its training."""
+        for name, value in self.algorithm.logger.name_to_value.items():
             if name.startswith("train/"):
                 self.logger.record(name, value)
-
-    def _follow_normalization(self) -> None:
-        inner, real = self.algorithm.get_vec_normalize_env(), self._vec_normalize_env
-        if inner is not None and real is not None:
-            inner.ret_rms = real.ret_rms
-            if real.norm_obs:
-                inner.obs_rms = real.obs_rms
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 
@@ -302,66 +278,80 @@ class Dyna(ModelBasedAlgorithm):
         )
 
     def _arguments(self) -> dict[str, Any]:
-        plain = ("learning_starts", "train_freq", "dream_steps", "dream_envs", "dream_horizon", "normalize_reward")
+        dreams = ("dream_steps", "dream_envs", "dream_horizon")
         return {
-            **{name: getattr(self, name) for name in plain},
-            "buffer_size": self.buffer_size,
-            "stats_window_size": self._stats_window_size,
-            "seed": self.seed,
-            "algorithm": encode(self.algorithm_class),
-            "algorithm_kwargs": encode(self.algorithm_kwargs),
-            "policy_kwargs": encode(self.policy_kwargs),
-            "model_class": None if self.model_class is Ensemble else encode(self.model_class),
-            "model_config": asdict(self.model.config),
-            "trainer_config": asdict(self.trainer_config),
+            **super()._arguments(),
+            **{name: getattr(self, name) if self.rollouts is None else None for name in dreams},
+            "normalize_reward": self.normalize_reward,
+            "rollouts": None if self.rollouts is None else self.rollouts.to_json(),
+            "starts": starts_to_json(self.starts),
+            **{name: encode(value) for name, value in self._inner_arguments().items()},
+        }
+
+    def _inner_arguments(self) -> dict[str, Any]:
+        """Return the inner algorithm's part of the arguments, which may name classes."""
+        return {
+            "algorithm": self.algorithm_class,
+            "algorithm_kwargs": self.algorithm_kwargs,
+            "policy_kwargs": self.policy_kwargs,
         }
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any], given: dict[str, Any]) -> "Dyna":
-        arguments = {**arguments, **given}
-        for name in ("policy", "algorithm", "algorithm_kwargs", "policy_kwargs", "model_class"):
-            if name not in given:
-                arguments[name] = decode(arguments[name], name)
-        arguments["model_class"] = arguments["model_class"] or Ensemble
-        if "model_config" not in given:
-            arguments["model_config"] = arguments["model_class"].config_class(**arguments["model_config"])
-        if "trainer_config" not in given:
-            arguments["trainer_config"] = TrainerConfig(**arguments["trainer_config"])
-        return cls(env=None, _init_setup_model=False, **arguments)
+        found = cls._decoded(arguments, given)
+        for name in ("policy", "algorithm", "algorithm_kwargs", "policy_kwargs"):
+            if name in arguments and name not in given:
+                found[name] = decode(arguments[name], name)
+        if "rollouts" not in given and found["rollouts"] is not None:
+            found["rollouts"] = BranchedRollouts.from_json(found["rollouts"])
+        if "starts" not in given:
+            found["starts"] = starts_from_json(found["starts"])
+        return cls(env=None, _init_setup_model=False, **found)
 
     def _learned_state(self) -> dict[str, Any]:
-        return {"algorithm": algorithm_state(self.algorithm, self._as_made)}
+        return {"algorithm": algorithm_state(self.algorithm, self._as_made), "strategy": self.strategy.state()}
 
     def _load_learned_state(self, state: dict[str, Any]) -> None:
         load_algorithm_state(self.algorithm, state["algorithm"])
+        self.strategy.load_state(state["strategy"])
 
 
-def return_deviation(replay: SequenceReplay, discount: float) -> float:
-    """Return the standard deviation of the running discounted sums of rewards in ``replay``; 1 where it is zero.
+def _check_algorithm(algorithm: Any, kwargs: dict[str, Any]) -> None:
+    """Raise ValueError unless ``algorithm`` is a model-free SB3 algorithm, and ``kwargs`` are its own."""
+    if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
+        raise ValueError(
+            f"algorithm must be a Stable-Baselines3 algorithm class, as in algorithm=PPO, got {algorithm!r}"
+        )
+    if issubclass(algorithm, ModelBasedAlgorithm):
+        raise ValueError(f"algorithm must be model-free to live in the dream, got {algorithm.__name__}")
+    if "use_masking" in inspect.signature(algorithm.learn).parameters:
+        raise ValueError(
+            f"algorithm must do without action masks, which a model does not predict, got {algorithm.__name__}; "
+            "take PPO, and let the environment treat an impossible action as it sees fit"
+        )
+    own = {"policy", "env", "device", "replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage"}
+    if taken := sorted(own & set(kwargs)):
+        raise ValueError(
+            f"algorithm_kwargs may not hold {taken}, which the agent passes on; give them to the agent, where it has "
+            "such arguments"
+        )
 
-    Source: SB3's VecNormalize, ``_update_reward`` (the sums run forwards and start anew with each episode).
-    """
-    rows = replay.gather(replay.windows(1), 1)
-    total, sums = 0.0, []
-    for reward, is_first in zip(rows.reward[:, 0].tolist(), rows.is_first[:, 0].tolist(), strict=True):
-        total = 0.0 if is_first else total * discount + reward
-        if not is_first:
-            sums.append(total)
-    deviation = float(np.std(sums))
-    return deviation if deviation > 1e-8 else 1.0
 
-
-class _DreamProgress(BaseCallback):
-    """Shows how far the dream is."""
-
-    def __init__(self, agent: Dyna) -> None:
-        super().__init__()
-        self._agent = agent
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        episodes = self.model.ep_info_buffer
-        dreamt = {"dream_return": safe_mean([ep["r"] for ep in episodes])} if episodes else {}
-        self._agent.progress.show(imagined=self.model.num_timesteps, **dreamt)
+def _check_dreams(
+    algorithm: type[BaseAlgorithm], dreams: dict[str, int | None], rollouts: BranchedRollouts | None
+) -> None:
+    """Raise ValueError unless dreams are described in the way of the algorithm's kind."""
+    off_policy = issubclass(algorithm, OffPolicyAlgorithm)
+    for name, value in dreams.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value is not None and off_policy:
+            raise ValueError(
+                f"{name} must be left out with {algorithm.__name__}, which learns from short rollouts, got {value}; "
+                "give rollouts=BranchedRollouts(...)"
+            )
+    if rollouts is not None and not off_policy:
+        raise ValueError(
+            f"rollouts must be left out with {algorithm.__name__}, which learns in whole dream episodes; "
+            "give dream_steps, dream_envs and dream_horizon"
+        )

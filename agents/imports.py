@@ -11,7 +11,7 @@ from torch import nn
 from mbrl_gym.checkpoint import CheckpointError
 
 # A file may name classes of these packages only, and only of these kinds: neither runs code of the file's choosing.
-PACKAGES = ("torch.", "stable_baselines3.", "sb3_contrib.")
+PACKAGES = ("torch.", "stable_baselines3.", "sb3_contrib.", "mbrl_gym.agents.sac.")
 KINDS = (nn.Module, torch.optim.Optimizer, BaseAlgorithm)
 
 
@@ -62,7 +62,9 @@ def import_class(path: str, name: str) -> type:
     module, _, qualname = path.partition(":")
     remedy = f"pass {name.split('[')[0]}= to load()"
     if not f"{module}.".startswith(PACKAGES) or "." in qualname:
-        raise CheckpointError(f"{name} is {path!r}, which is not of torch, stable_baselines3 or sb3_contrib; {remedy}")
+        raise CheckpointError(
+            f"{name} is {path!r}, which is not of torch, stable_baselines3, sb3_contrib or this library; {remedy}"
+        )
     try:
         found = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:

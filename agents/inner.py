@@ -1,6 +1,7 @@
 """The SB3 algorithm that lives in the dream: its defaults there, and its state as plain data and tensors."""
 
 import copy
+import inspect
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,23 @@ ON_POLICY_DEFAULTS: dict[str, dict[str, Any]] = {
     "TRPO": {"n_steps": 32, "batch_size": 512, "gamma": 0.98},
     "A2C": {"n_steps": 16, "gamma": 0.98},
 }
-OFF_POLICY_DEFAULTS: dict[str, Any] = {"learning_starts": 1000, "train_freq": 1, "batch_size": 256}
+# The buffer is the agent's own (mbrl_gym.agents.dream_data), so SB3 shall allocate none.
+OFF_POLICY_DEFAULTS: dict[str, Any] = {"learning_starts": 0, "train_freq": 1, "batch_size": 256, "buffer_size": 1}
+# Target networks and exploration follow updates and real steps here, which are fewer than SB3 counts on.
+DISCRETE_DEFAULTS: dict[str, Any] = {
+    **OFF_POLICY_DEFAULTS,
+    "target_update_interval": 500,
+    "exploration_fraction": 0.2,
+    "learning_rate": 1e-3,
+    "gamma": 0.98,
+}
 
 
 def dream_defaults(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
     """Return constructor arguments that suit ``algorithm`` in many dream environments at once."""
     if issubclass(algorithm, OffPolicyAlgorithm):
-        return dict(OFF_POLICY_DEFAULTS)
+        discrete = "exploration_fraction" in inspect.signature(algorithm.__init__).parameters
+        return dict(DISCRETE_DEFAULTS if discrete else OFF_POLICY_DEFAULTS)
     return dict(ON_POLICY_DEFAULTS.get(algorithm.__name__, {}))
 
 

@@ -1,6 +1,6 @@
 """PETS: plan in a probabilistic ensemble at every real step, refit it after every trial."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,15 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.collect import normalizes_observations
+from mbrl_gym.agents.owner import Wrappers, id_of
 from mbrl_gym.agents.pets_presets import PRESETS
 from mbrl_gym.agents.planner_policy import PlannerPolicy
 from mbrl_gym.agents.randomness import isolated_randomness
-from mbrl_gym.fit import ModelTrainer, TrainerConfig
-from mbrl_gym.model import WorldModel
+from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_gym.planners import PLANNERS, Planner
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.tasks import TaskFunction
-from mbrl_gym.wrappers.known import KnownReward, KnownTermination
 
 POLICIES = ("MlpPolicy", "MultiInputPolicy")
 
@@ -43,6 +42,7 @@ class PETS(ModelBasedAlgorithm):
         termination: the same for the end of episodes.
         model_config: the ensemble's hyperparameters.
         trainer_config: how it is fitted.
+        wrappers: against model error (`mbrl_gym.agents.owner.ModelOwner`).
         learning_starts: real steps of random actions before the first training.
         train_freq: real steps between trainings.
         buffer_size: rows that the replay keeps.
@@ -71,6 +71,7 @@ class PETS(ModelBasedAlgorithm):
         termination: str | TaskFunction = "learned",
         model_config: EnsembleConfig | None = None,
         trainer_config: TrainerConfig | None = None,
+        wrappers: Wrappers = (),
         learning_starts: int | None = None,
         train_freq: int | None = None,
         buffer_size: int = 100_000,
@@ -93,10 +94,16 @@ class PETS(ModelBasedAlgorithm):
             raise ValueError(
                 f"planner must be a configuration of mbrl_gym.planners, as in CEMConfig(), got {planner!r}"
             )
-        defaults = PRESETS[preset](_id_of(env))
+        defaults = PRESETS[preset](id_of(env))
         super().__init__(
             policy,
             env,
+            model_class=Ensemble,
+            model_config=model_config or defaults.model,
+            trainer_config=trainer_config or defaults.trainer,
+            reward=reward,
+            termination=termination,
+            wrappers=wrappers,
             learning_starts=defaults.learning_starts if learning_starts is None else learning_starts,
             train_freq=defaults.train_freq if train_freq is None else train_freq,
             buffer_size=buffer_size,
@@ -110,35 +117,18 @@ class PETS(ModelBasedAlgorithm):
         )
         self.preset = preset
         self.planner_config = planner or defaults.planner
-        self.model_config = model_config or defaults.model
-        self.trainer_config = trainer_config or defaults.trainer
-        self.reward = self._known("reward", reward)
-        self.termination = self._known("termination", termination)
         self._memory: Any = None  # of the real episodes under way
         self._imagined = 0
         self._plans: list[tuple[float, float, int]] = []  # since the last training: seconds, value, lost candidates
         if _init_setup_model:
             self._setup_model()
 
-    def _known(self, name: str, what: str | TaskFunction) -> str | TaskFunction:
-        """Return ``what``, with the environment's id for "known"."""
-        if not isinstance(what, str) or what != "known":
-            return what
-        if self.real_id is None:
-            raise ValueError(
-                f"{name} must be the name of a task or a function where env has no id, got 'known'; "
-                f"name the task, as in {name}='Pendulum-v1'"
-            )
-        return self.real_id
-
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
         self._check_normalization(self.env)
         with isolated_randomness(self._draw_seed()):
-            self.model = self._make_model().to(self.device)
-            self.trainer = ModelTrainer(self.model, self.trainer_config, seed=self._draw_seed())
-            self._setup_replay()
+            self._setup_trainer()
             planner_class: type[Planner[Any]] = PLANNERS[_planner_names()[type(self.planner_config)]]
             planner = planner_class(self.model.action_codec, self.planner_config)
             if self.planner_config.particles > 1:  # an error of their number now, not at the first plan
@@ -146,19 +136,6 @@ class PETS(ModelBasedAlgorithm):
             state, action = self.model.initial(1), torch.zeros(1, self.model.action_codec.size, device=self.device)
             self.model.predict(state, action)  # and of what is known, where it does not fit the observations
             self.policy = PlannerPolicy(self.model, planner, self._draw_seed())
-
-    def _make_model(self) -> WorldModel[Any]:
-        config = replace(
-            self.model_config,
-            learn_reward=self.reward == "learned",
-            learn_termination=self.termination == "learned",
-        )
-        model: WorldModel[Any] = Ensemble(self.observation_space, self.action_space, config)
-        if self.termination != "learned":
-            model = KnownTermination(model, self.termination)
-        if self.reward != "learned":
-            model = KnownReward(model, self.reward)
-        return model
 
     def _check_normalization(self, env: GymEnv | None) -> None:
         if normalizes_observations(env):
@@ -225,34 +202,20 @@ class PETS(ModelBasedAlgorithm):
         return ["model", "trainer.optimizer"], []
 
     def _arguments(self) -> dict[str, Any]:
+        planner = {"name": _planner_names()[type(self.planner_config)], "config": asdict(self.planner_config)}
         return {
             "preset": self.preset,
-            "planner": {"name": _planner_names()[type(self.planner_config)], "config": asdict(self.planner_config)},
-            "reward": self.reward if isinstance(self.reward, str) else None,
-            "termination": self.termination if isinstance(self.termination, str) else None,
-            "model_config": asdict(self.model_config),
-            "trainer_config": asdict(self.trainer_config),
-            "learning_starts": self.learning_starts,
-            "train_freq": self.train_freq,
-            "buffer_size": self.buffer_size,
-            "stats_window_size": self._stats_window_size,
-            "seed": self.seed,
+            "planner": planner,
+            **{k: v for k, v in super()._arguments().items() if k != "model_class"},
         }
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any], given: dict[str, Any]) -> "PETS":
-        arguments = {**arguments, **given}
+        found = cls._decoded(arguments, given)
         if "planner" not in given:
-            planner = arguments["planner"]
-            arguments["planner"] = PLANNERS[planner["name"]].config_class(**planner["config"])
-        if "model_config" not in given:
-            arguments["model_config"] = EnsembleConfig(**arguments["model_config"])
-        if "trainer_config" not in given:
-            arguments["trainer_config"] = TrainerConfig(**arguments["trainer_config"])
-        for name in ("reward", "termination"):
-            if arguments[name] is None:
-                raise ValueError(f"{name} was a function, which a file cannot hold; pass {name}= to load()")
-        return cls(env=None, _init_setup_model=False, **arguments)
+            planner = found["planner"]
+            found["planner"] = PLANNERS[planner["name"]].config_class(**planner["config"])
+        return cls(env=None, _init_setup_model=False, **found)
 
     def _learned_state(self) -> dict[str, Any]:
         return {"imagined": self._imagined, "policy_seed": self.policy.seed}
@@ -265,13 +228,3 @@ class PETS(ModelBasedAlgorithm):
 
 def _planner_names() -> dict[type, str]:
     return {planner.config_class: name for name, planner in PLANNERS.items()}
-
-
-def _id_of(env: Any) -> str | None:
-    """Return the id of what the caller gave as env, where it has one."""
-    if isinstance(env, str):
-        return env.rpartition(":")[2]  # without the module that registers it
-    spec = getattr(env, "spec", None)
-    if spec is None and hasattr(env, "get_attr"):
-        spec = next(iter(env.get_attr("spec", [0])), None) if env.has_attr("spec") else None
-    return None if spec is None else str(spec.id)

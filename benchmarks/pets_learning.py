@@ -14,24 +14,17 @@ OMP_NUM_THREADS=1 and MUJOCO_GL=egl.
 """
 
 import argparse
-import json
-import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pets_cartpole
-import torch
-from dyna_learning import RESULTS, processor
+from _learning import Episodes, Say, run_seeds
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
 from true_dynamics import TrueDynamics
 
-import mbrl_gym
 from mbrl_gym import EnsembleConfig, TrainerConfig
 from mbrl_gym.agents import PETS
 from mbrl_gym.agents.planner_policy import PlannerPolicy
@@ -88,27 +81,7 @@ TASKS = {
 }
 
 
-class Episodes(BaseCallback):
-    """Notes every real episode; ends the run once ``cpu_seconds`` are spent."""
-
-    def __init__(self, say: Callable[[dict[str, Any]], None], cpu_seconds: float | None = None) -> None:
-        super().__init__()
-        self.found: list[dict[str, Any]] = []
-        self._say, self._limit, self._started = say, cpu_seconds, time.process_time()
-
-    def _on_step(self) -> bool:
-        spent = time.process_time() - self._started
-        if not self.locals["dones"].any():
-            return True
-        agent: Any = self.model
-        last = agent.ep_info_buffer[-1]
-        row = {"real_steps": self.num_timesteps, "return": float(last["r"]), "length": int(last["l"])}
-        self.found.append({**row, "cpu_seconds": round(spent, 2)})
-        self._say(self.found[-1])
-        return self._limit is None or spent < self._limit
-
-
-def train(task: Task, seed: int, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def train(task: Task, seed: int, say: Say) -> dict[str, Any]:
     """Return the run of PETS with one seed."""
     started = time.process_time()
     agent = PETS("MlpPolicy", task.env, seed=seed, device="cpu", **task.arguments)
@@ -137,23 +110,12 @@ def on_the_truth(seed: int, episodes: int = 2) -> dict[str, Any]:
     return {"real_steps": 0, "cpu_seconds": time.process_time() - started, "evaluation": returns.to_json()}
 
 
-def sac(task: Task, seed: int, steps: int, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def sac(task: Task, seed: int, steps: int, say: Say) -> dict[str, Any]:
     """Return the run of SB3's SAC with its default arguments."""
     started = time.process_time()
     episodes = Episodes(say)
     SAC("MlpPolicy", task.env, seed=seed, device="cpu").learn(steps, episodes)
     return {"real_steps": steps, "cpu_seconds": time.process_time() - started, "episodes": episodes.found}
-
-
-def summary(run: dict[str, Any]) -> str:
-    """Return one line on a run."""
-    parts = [f"seed {run['seed']}: {run['real_steps']} real steps, {run['cpu_seconds']:.0f} CPU-s"]
-    if "episodes" in run:
-        last = [e["return"] for e in run["episodes"][-5:]]
-        parts.append(f"last 5 episodes of training {np.mean(last):.1f}")
-    if "evaluation" in run:
-        parts.append(f"{run['evaluation']['episodes']} episodes of the last policy {run['evaluation']['mean']:.1f}")
-    return ", ".join(parts)
 
 
 def main() -> None:
@@ -163,35 +125,15 @@ def main() -> None:
     parser.add_argument("--sac", type=int, metavar="STEPS", help="train SB3's SAC instead, on so many real steps")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/pets_TASK.json)")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     name = arguments.task + ("_sac" if arguments.sac else "")
-    path = arguments.out or RESULTS / f"pets_{name}.json"
-    runs = []
-    for seed in arguments.seeds:
 
-        def say(row: dict[str, Any], seed: int = seed) -> None:
-            print(f"seed {seed}", *(f"{key} {value}" for key, value in row.items()), flush=True)
-
+    def run(seed: int, say: Say) -> dict[str, Any]:
         if arguments.task == "cartpole_truth":
-            run = on_the_truth(seed)
-        elif arguments.sac:
-            run = sac(TASKS[arguments.task], seed, arguments.sac, say)
-        else:
-            run = train(TASKS[arguments.task], seed, say)
-        runs.append({"seed": seed, **run})
-        print(summary(runs[-1]), flush=True)
-        _write(path, arguments, runs)
+            return on_the_truth(seed)
+        task = TASKS[arguments.task]
+        return sac(task, seed, arguments.sac, say) if arguments.sac else train(task, seed, say)
 
-
-def _write(path: Path, arguments: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    seeds = " ".join(map(str, arguments.seeds))
-    command = f"python benchmarks/pets_learning.py {arguments.task} --seeds {seeds}"
-    if arguments.sac:
-        command += f" --sac {arguments.sac}"
-    versions = {"mbrl_gym": mbrl_gym.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    result = {"command": command, "versions": versions, "processor": processor(), "runs": runs}
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    run_seeds("pets_learning.py", "pets", arguments, name, run)
 
 
 if __name__ == "__main__":

@@ -332,19 +332,25 @@ class SequenceReplay:
         Raises:
             ValueError: ``context`` is below 1, or ``kind`` is neither.
         """
-        _check_at_least("context", context, 1)
-        if kind not in ("visited", "resets"):
-            raise ValueError(f"kind must be 'visited' or 'resets', got {kind!r}")
-        begin = self.windows(context)
-        last = self._rings.positions(begin + (context - 1) * self.n_envs)
-        usable = ~(self._rings.take("terminated", last) | self._rings.take("truncated", last))
-        if kind == "resets":
-            usable &= self._rings.take("is_first", self._rings.positions(begin))
-        at = self._rings.positions(begin[usable][:, None] + np.arange(context) * self.n_envs)  # [N, C]
+        rows = self.start_rows(context, kind=kind)
+        at = self._rings.positions(rows[:, None] + np.arange(1 - context, 1) * self.n_envs)  # [N, C]
         action = self._encoded_actions(at)
         action[:, -1] = 0
         columns = {name: torch.from_numpy(self._rings.take(name, at)) for name in self._format.observations}
         return StartStates(self._as_observation(columns), action)
+
+    def start_rows(self, context: int = 1, *, kind: Literal["visited", "resets"] = "visited") -> Array:
+        """Return the absolute index of the last row of each of the contexts that `starts` returns: [N] int64."""
+        _check_at_least("context", context, 1)
+        if kind not in ("visited", "resets"):
+            raise ValueError(f"kind must be 'visited' or 'resets', got {kind!r}")
+        begin = self.windows(context)
+        end = begin + (context - 1) * self.n_envs
+        last = self._rings.positions(end)
+        usable = ~(self._rings.take("terminated", last) | self._rings.take("truncated", last))
+        if kind == "resets":
+            usable &= self._rings.take("is_first", self._rings.positions(begin))
+        return np.asarray(end[usable])
 
     def _as_observation(self, columns: Mapping[str, Tensor]) -> Observation:
         if isinstance(self.observation_space, spaces.Dict):

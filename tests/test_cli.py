@@ -17,7 +17,7 @@ from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import PPO
 
 from mbrl_gym import EnsembleConfig
-from mbrl_gym.agents import PETS, Dyna
+from mbrl_gym.agents import MBPO, PETS, Dyna
 from mbrl_gym.agents.pets_presets import PRESETS, PETSPreset
 from mbrl_gym.cli.logs import ContinuedCSV
 from mbrl_gym.cli.main import main
@@ -74,7 +74,7 @@ def error_of(capsys, *arguments):
     [
         ([], ["demo", "train", "evaluate", "list"]),
         (["demo"], ["--out", "--seed", "--env", "--steps", "--no-baseline", "runs/demo", "3000", "Pendulum-v1"]),
-        (["train"], ["{dyna,pets}"]),
+        (["train"], ["{dyna,mbpo,pets}"]),
         (
             ["train", "dyna"],
             ["--env", "--steps", "--out", "--algorithm", "--seed", "--device", "--publish", "--resume"],
@@ -172,7 +172,7 @@ def test_publish_then_list(tmp_path, capsys):
     before = capsys.readouterr().out
     assert "Learned-CliTest-v0" not in before
     out = tmp_path / "run"
-    arguments = [*TRAIN, "--steps", "20", "--algorithm", "sac", "--dream-steps", "32", "--out", str(out)]
+    arguments = [*TRAIN, "--steps", "20", "--algorithm", "a2c", "--out", str(out)]
     assert main([*arguments, "--publish", "Learned-CliTest-v0"]) == 0
     capsys.readouterr()
     assert main(["list"]) == 0
@@ -266,7 +266,7 @@ def test_resume_refuses_what_it_cannot_do(run, tmp_path, capsys):
     message = error_of(capsys, *resume, run, "--steps", 60, "--dream-envs", 8)
     assert "--dream-envs of this run is 16, not 8" in message
     message = error_of(capsys, *resume, run, "--steps", 60, "--algorithm", "sac")
-    assert "--algorithm of this run is stable_baselines3:PPO, not stable_baselines3:SAC" in message
+    assert "--algorithm of this run is stable_baselines3:PPO, not mbrl_gym.agents.sac:LeanSAC" in message
 
 
 def test_a_corrupt_checkpoint_is_named(run, capsys):
@@ -337,7 +337,7 @@ def test_wrong_requests_for_evaluation(run, tmp_path, capsys):
 def test_every_algorithm_of_the_help_is_found_with_its_policy(name):
     algorithm = find_algorithm(name)
     policy = find_policy(algorithm, gym.make("Pendulum-v1").observation_space)
-    assert algorithm.__name__.lower() == name
+    assert algorithm.__name__.lower() == {"sac": "leansac"}.get(name, name)
     assert policy == ("MlpLstmPolicy" if name == "recurrentppo" else "MlpPolicy")
     assert policy in algorithm.policy_aliases
 
@@ -477,14 +477,29 @@ def test_pets_before_its_first_training_and_of_its_preset(quick_pets, tmp_path, 
     assert json.loads((out / "run.json").read_text())["arguments"]["termination"] == "known"
 
 
+def test_mbpo_trains_resumes_and_is_evaluated(tmp_path, capsys):
+    out = tmp_path / "run"
+    asked = ["train", "mbpo", "--env", "InvertedPendulum-v5", "--seed", "3", "--learning-starts", "20"]
+    assert main([*asked, "--train-freq", "10", "--steps", "25", "--out", str(out)]) == 0
+    assert json.loads((out / "run.json").read_text())["arguments"]["termination"] == "known if it is"
+    assert main(["train", "mbpo", "--resume", "--steps", "35", "--out", str(out)]) == 0
+    agent = MBPO.load(out / "agent")
+    assert agent.num_timesteps == 35
+    assert agent.termination == "InvertedPendulum-v5"
+    assert main(["evaluate", str(out), "--episodes", "1"]) == 0
+    assert "MBPO" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("agent", "arguments", "words"),
     [
         ("pets", ["--algorithm", "ppo"], "--algorithm is an option of dyna, not of pets; leave it out"),
         ("pets", ["--dream-envs", "4"], "--dream-envs is an option of dyna, not of pets; leave it out"),
         ("dyna", ["--planner", "cem"], "--planner is an option of pets, not of dyna; leave it out"),
-        ("dyna", ["--reward", "known"], "--reward is an option of pets, not of dyna; leave it out"),
-        ("pets", ["--planner", "mcts"], "--planner must be one of random_shooting, cem, icem, mppi, gradient, got 'mc"),
+        ("mbpo", ["--dream-envs", "4"], "--dream-envs is an option of dyna, not of mbpo; leave it out"),
+        ("mbpo", ["--preset", "gpu"], "preset must be one of ['cpu', 'paper'], got 'gpu'"),
+        ("dyna", ["--algorithm", "sac", "--dream-envs", "4"], "dream_envs must be left out with LeanSAC"),
+        ("pets", ["--planner", "mctx"], "--planner must be one of random_shooting, cem, icem, mppi, gradient, mcts, g"),
         ("pets", ["--preset", "gpu"], "PETS on Pendulum-v1: preset must be one of ['cpu', 'paper'], got 'gpu'"),
         ("pets", ["--reward", "Nope-v0"], "PETS on Pendulum-v1: name must be a task whose reward is known, got 'Nope-"),
         ("pets", ["--learning-starts", "0"], "learning_starts must be at least 1 step, got 0"),

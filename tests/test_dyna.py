@@ -18,11 +18,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from mbrl_gym import CheckpointError, EnsembleConfig, SequenceReplay, TrainerConfig
 from mbrl_gym.agents import Dyna
-from mbrl_gym.agents.dyna import return_deviation
+from mbrl_gym.agents.branched import BranchedRollouts
+from mbrl_gym.agents.whole_episodes import return_deviation
 from mbrl_gym.packing import same_numbers
 
 SMALL: dict[str, Any] = {
@@ -36,6 +38,12 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
 }
 PPO_SMALL = {"n_steps": 16, "batch_size": 32, "n_epochs": 2}
+DREAMS = ("dream_steps", "dream_envs", "dream_horizon")
+BRANCHED = {
+    **{name: value for name, value in SMALL.items() if name not in DREAMS},
+    "train_freq": 25,
+    "rollouts": BranchedRollouts(rollouts_per_step=5, updates_per_step=1),
+}
 
 
 class Corridor(gym.Env[Any, Any]):
@@ -62,6 +70,9 @@ class Corridor(gym.Env[Any, Any]):
 
 def small(env: Any = "Pendulum-v1", **kwargs: Any) -> Dyna:
     defaults = {**SMALL, "algorithm_kwargs": PPO_SMALL} if "algorithm" not in kwargs else SMALL
+    algorithm = kwargs.get("algorithm", PPO)
+    if isinstance(algorithm, type) and issubclass(algorithm, OffPolicyAlgorithm):
+        defaults = BRANCHED
     return Dyna("MlpPolicy", env, **{**defaults, "seed": 0, **kwargs})
 
 
@@ -262,8 +273,8 @@ RESUMES: list[tuple[str, type[BaseAlgorithm], dict[str, Any], int]] = [
     ("Pendulum-v1", PPO, PPO_SMALL, 30),  # among the random actions
     ("CartPole-v1", DQN, {"exploration_final_eps": 0.5}, 85),  # which samples the action space
     ("Pendulum-v1", A2C, {"n_steps": 16, "use_sde": True}, 85),
-    ("Pendulum-v1", SAC, {"learning_starts": 20, "use_sde": True, "train_freq": (2, "step")}, 85),
-    ("Pendulum-v1", TD3, {"learning_starts": 20}, 85),
+    ("Pendulum-v1", SAC, {"use_sde": True}, 85),
+    ("Pendulum-v1", TD3, {}, 85),
     ("Pendulum-v1", TRPO, {"n_steps": 16, "batch_size": 32}, 85),
 ]
 
@@ -288,9 +299,7 @@ agent.save(sys.argv[3])
 """
 
 
-@pytest.mark.parametrize(
-    ("env_id", "algorithm", "kwargs"), [("CartPole-v1", PPO, PPO_SMALL), ("Pendulum-v1", SAC, {"learning_starts": 20})]
-)
+@pytest.mark.parametrize(("env_id", "algorithm", "kwargs"), [("CartPole-v1", PPO, PPO_SMALL), ("Pendulum-v1", SAC, {})])
 def test_resume_in_a_new_process_equals_going_on(
     tmp_path: Path, env_id: str, algorithm: type[BaseAlgorithm], kwargs: Any
 ) -> None:
@@ -457,8 +466,9 @@ def test_every_algorithm_dreams(algorithm: type[BaseAlgorithm], tmp_path: Path) 
     policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
     env_id = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
     off = algorithm in (SAC, TD3, TQC, DQN)
-    kwargs = {"learning_starts": 20} if off else {"n_steps": 16, **({} if algorithm is A2C else {"batch_size": 32})}
-    agent = Dyna(policy, env_id, algorithm=algorithm, algorithm_kwargs=kwargs, **SMALL, seed=0)
+    kwargs = {} if off else {"n_steps": 16, **({} if algorithm is A2C else {"batch_size": 32})}
+    sizes = BRANCHED if off else SMALL
+    agent = Dyna(policy, env_id, algorithm=algorithm, algorithm_kwargs=kwargs, **sizes, seed=0)
     before = {name: x.clone() for name, x in agent.policy.state_dict().items()}
     agent.learn(70)
     assert any(not torch.equal(before[name], x) for name, x in agent.policy.state_dict().items())

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 from gymnasium import spaces
 
-from mbrl_gym.agents import PETS, Dyna, ModelBasedAlgorithm
+from mbrl_gym.agents import MBPO, PETS, Dyna, LeanSAC, ModelBasedAlgorithm
 from mbrl_gym.agents.pets_presets import PRESETS, PETSPreset
 from mbrl_gym.cli.commands import Train
 from mbrl_gym.cli.errors import UserError, user_errors
@@ -16,6 +16,7 @@ from mbrl_gym.cli.run_folder import RunFolder
 from mbrl_gym.planners import PLANNERS
 
 SCHEDULE = ("learning_starts", "train_freq")
+KNOWN = ("reward", "termination")
 
 
 class AgentKind(ABC):
@@ -59,7 +60,7 @@ class AgentKind(ABC):
 class DynaKind(AgentKind):
     """Dyna."""
 
-    options = ("algorithm", *SCHEDULE, "dream_steps", "dream_envs", "dream_horizon")
+    options = ("algorithm", *KNOWN, *SCHEDULE, "dream_steps", "dream_envs", "dream_horizon")
 
     def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> Dyna:
         """Return Dyna with the algorithm that was asked for."""
@@ -70,8 +71,8 @@ class DynaKind(AgentKind):
 
     def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
         """Return the algorithm's import path and the numbers."""
-        numbers = {name: getattr(agent, name) for name in self.options if name != "algorithm"}
-        return {"algorithm": _path(args.algorithm or "ppo"), **numbers}
+        numbers = {name: getattr(agent, name) for name in self.options if name not in ("algorithm", *KNOWN)}
+        return {"algorithm": _path(args.algorithm or "ppo"), **_known(args), **numbers}
 
     def given(self, args: Train) -> dict[str, Any]:
         """Return the options that were given, the algorithm by its import path."""
@@ -92,10 +93,40 @@ class DynaKind(AgentKind):
         return f"Dyna({agent.algorithm_class.__name__})"
 
 
+class MBPOKind(AgentKind):
+    """MBPO."""
+
+    options = ("preset", *KNOWN, *SCHEDULE)
+
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> MBPO:
+        """Return MBPO with the preset that was asked for."""
+        policy = find_policy(LeanSAC, env.observation_space)
+        return MBPO(policy, env, seed=seed, device=args.device, **self.given(args))
+
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return preset, what is known, and the schedule."""
+        return {
+            **{name: getattr(agent, name) for name in self.options if name not in KNOWN},
+            **_known(args, "known if it is"),
+        }
+
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> MBPO:
+        """Return the stored agent."""
+        return MBPO.load(run.agent, env=env, device=device)
+
+    def request(self, args: Train) -> str:
+        """Return agent and environment."""
+        return f"MBPO on {args.env}"
+
+    def title(self, agent: Any) -> str:
+        """Return MBPO."""
+        return "MBPO"
+
+
 class PETSKind(AgentKind):
     """PETS."""
 
-    options = ("preset", "planner", "reward", "termination", *SCHEDULE)
+    options = ("preset", "planner", *KNOWN, *SCHEDULE)
 
     def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> PETS:
         """Return PETS with the preset that was asked for."""
@@ -111,11 +142,7 @@ class PETSKind(AgentKind):
 
     def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
         """Return preset, planner, what is known, and the schedule, by the words that ask for them."""
-        words = {
-            "planner": args.planner or "the preset's",
-            "reward": args.reward or "learned",
-            "termination": args.termination or "learned",
-        }
+        words = {"planner": args.planner or "the preset's", **_known(args)}
         return {**{n: getattr(agent, n) for n in self.options if n not in words}, **words}
 
     def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> PETS:
@@ -135,7 +162,7 @@ class PETSKind(AgentKind):
         return f"PETS({type(agent.policy.planner).__name__})"
 
 
-KINDS: dict[str, AgentKind] = {"dyna": DynaKind(), "pets": PETSKind()}
+KINDS: dict[str, AgentKind] = {"dyna": DynaKind(), "mbpo": MBPOKind(), "pets": PETSKind()}
 ALL_OPTIONS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.options))
 
 
@@ -171,6 +198,11 @@ def _sized(config_class: type, preset: PETSPreset) -> Any:
     sizes = {"candidates", "elites", "iterations", "horizon", "particles"}
     names = sizes & {field.name for field in fields(config_class)}
     return config_class(**{name: getattr(preset.planner, name) for name in names})
+
+
+def _known(args: Train, termination: str = "learned") -> dict[str, str]:
+    """Return the words that ask for what is known; ``termination`` where nothing was said of it."""
+    return {"reward": args.reward or "learned", "termination": args.termination or termination}
 
 
 def _path(algorithm: str) -> str:

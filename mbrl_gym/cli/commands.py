@@ -57,8 +57,9 @@ class Train(Common):
     Ctrl-C stops at the next real step and saves; --resume goes on exactly from there.
     """
 
-    agent: Positional[Literal["dyna", "pets"]]
+    agent: Positional[Literal["dyna", "mbpo", "pets"]]
     """dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way.
+    mbpo: SAC on short imagined rollouts that branch from real states.
     pets: plans in a probabilistic ensemble at every real step, and trains no policy."""
     out: Path
     """Run folder; a run that is in it already is never overwritten (see --resume)."""
@@ -69,13 +70,13 @@ class Train(Common):
     algorithm: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ppo)")] = None
     """dyna: ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
     preset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: cpu)")] = None
-    """pets: cpu (light) or paper (as published, for a GPU)."""
+    """mbpo, pets: cpu (light) or paper (as published, for a GPU)."""
     planner: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the preset's)")] = None
-    """pets: cem, icem, mppi, gradient or random_shooting, of the preset's size."""
+    """pets: cem, icem, mppi, gradient, mcts or random_shooting, of the preset's size."""
     reward: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None
-    """pets: learned, known (of --env), or the name of a known reward."""
-    termination: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None
-    """pets: learned, known (of --env), or the name of a known termination."""
+    """Learned, known (of --env), or the name of a known reward."""
+    termination: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the agent's)")] = None
+    """Learned, known (of --env), or the name of a known termination; mbpo: known where it is."""
     seed: Annotated[
         int | None, arg(metavar="INT", help_behavior_hint="(default: a fresh one, which run.json records)")
     ] = None
@@ -85,11 +86,11 @@ class Train(Common):
     train_freq: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the agent's)")] = None
     """Real steps between two trainings."""
     dream_steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
-    """dyna: imagined steps of each training."""
+    """dyna, on-policy algorithms: imagined steps of each training."""
     dream_envs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
-    """dyna: dream environments that step together."""
+    """dyna, on-policy algorithms: dream environments that step together."""
     dream_horizon: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of Dyna)")] = None
-    """dyna: imagined steps an episode."""
+    """dyna, on-policy algorithms: imagined steps an episode."""
     device: str = "auto"
     """A torch device, or auto: a GPU where there is one."""
     publish: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: not published)")] = None

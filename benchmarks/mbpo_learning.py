@@ -1,0 +1,116 @@
+"""Off-policy algorithms in the dream: returns over real steps, as JSON, beside what learns without a model.
+
+    python benchmarks/mbpo_learning.py inverted_pendulum                   # MBPO, 5,000 real steps
+    python benchmarks/mbpo_learning.py hopper --seeds 0 1                  # MBPO, 25,000 real steps
+    python benchmarks/mbpo_learning.py pendulum_sac                        # Dyna with SAC, 3,000 real steps
+    python benchmarks/mbpo_learning.py pendulum_tqc                        # Dyna with TQC
+    python benchmarks/mbpo_learning.py cartpole_dqn                        # Dyna with DQN, 5,000 real steps
+    python benchmarks/mbpo_learning.py inverted_pendulum --control ppo_dream   # PPO in whole dream episodes
+    python benchmarks/mbpo_learning.py hopper --control sac --seeds 0 1    # SB3's SAC on as many real steps
+    python benchmarks/mbpo_learning.py hopper --control crossq --seeds 0 1 # CrossQ, as many updates a step as MBPO
+
+The last policy is what counts, nothing is selected. Results go to benchmarks/results/mbpo_TASK.json; seeds that are
+there already from earlier runs stay. Run it with OMP_NUM_THREADS=1 and MUJOCO_GL=egl.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from _learning import Episodes, Say, run_seeds
+from sb3_contrib import TQC, CrossQ
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from mbrl_gym.agents import MBPO, Dyna, LeanSAC
+from mbrl_gym.report import run_episodes
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment, the agent that is measured on it, and how long.
+
+    Attributes:
+        env: id of the real environment.
+        steps: real steps.
+        agent: makes the agent from a seed and its arguments.
+        arguments: of the agent.
+        episodes: of the last policy, to report.
+    """
+
+    env: str
+    steps: int
+    agent: Callable[..., BaseAlgorithm]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    episodes: int = 10
+
+
+TASKS = {
+    "inverted_pendulum": Task("InvertedPendulum-v5", 5_000, MBPO),
+    "hopper": Task("Hopper-v5", 25_000, MBPO),
+    "pendulum_sac": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": LeanSAC}),
+    "pendulum_tqc": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": TQC}),
+    "cartpole_dqn": Task("CartPole-v1", 5_000, Dyna, {"algorithm": DQN}),
+}
+
+
+def ppo_dream(env: str, **arguments: Any) -> BaseAlgorithm:
+    """Return Dyna with PPO in whole dream episodes."""
+    return Dyna("MlpPolicy", env, algorithm=PPO, **arguments)
+
+
+def sac(env: str, **arguments: Any) -> BaseAlgorithm:
+    """Return SB3's SAC with its default arguments."""
+    return SAC("MlpPolicy", env, **arguments)
+
+
+def crossq(env: str, **arguments: Any) -> BaseAlgorithm:
+    """Return sb3-contrib's CrossQ with ten gradient steps a real step."""
+    return CrossQ("MlpPolicy", env, gradient_steps=10, policy_delay=3, **arguments)
+
+
+CONTROLS: dict[str, Callable[..., BaseAlgorithm]] = {"ppo_dream": ppo_dream, "sac": sac, "crossq": crossq}
+
+
+def train(task: Task, control: str | None, seed: int, say: Say) -> dict[str, Any]:
+    """Return the run of one seed."""
+    started = time.process_time()
+    if control is None:
+        agent = task.agent("MlpPolicy", task.env, seed=seed, device="cpu", **task.arguments)
+    else:
+        agent = CONTROLS[control](task.env, seed=seed, device="cpu")
+    episodes = Episodes(say)
+    agent.learn(task.steps, episodes)
+    returns = run_episodes(agent.predict, gym.make(task.env), task.episodes, 10_000 + seed)
+    return {
+        "real_steps": agent.num_timesteps,
+        "imagined_steps": getattr(agent, "imagined_timesteps", 0),
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "episodes": episodes.found,
+        "evaluation": returns.to_json(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--control", choices=CONTROLS, help="train this instead, on as many real steps")
+    parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/mbpo_TASK.json)")
+    arguments = parser.parse_args()
+    name = "_".join(filter(None, (arguments.task, arguments.control)))
+    run_seeds(
+        "mbpo_learning.py",
+        "mbpo",
+        arguments,
+        name,
+        lambda s, say: train(TASKS[arguments.task], arguments.control, s, say),
+    )
+
+
+if __name__ == "__main__":
+    main()

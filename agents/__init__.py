@@ -5,6 +5,7 @@ if __name__ != "mbrl_gym.agents":
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.branched import BranchedRollouts
+from mbrl_gym.agents.dart import DARTNoise
 from mbrl_gym.agents.dyna import Dyna
 from mbrl_gym.agents.dyna_q import DynaQ
 from mbrl_gym.agents.mbpo import MBPO
@@ -12,12 +13,16 @@ from mbrl_gym.agents.pets import PETS
 from mbrl_gym.agents.rollout_length import AdaptiveLength, FixedLength, ScheduledLength
 from mbrl_gym.agents.sac import LeanSAC
 from mbrl_gym.agents.start_choice import FailureStarts, RecentStarts, UniformStarts
+from mbrl_gym.agents.value_expansion import MVE, STEVE
 
 __all__ = [
     "MBPO",
+    "MVE",
     "PETS",
+    "STEVE",
     "AdaptiveLength",
     "BranchedRollouts",
+    "DARTNoise",
     "Dyna",
     "DynaQ",
     "FailureStarts",

@@ -110,6 +110,7 @@ class Branched(DreamStrategy):
         steps = [index[index % agent.n_envs == env] // agent.n_envs for env in range(agent.n_envs)]
         self._seen = np.array([s.max(initial=-1) + 1 for s in steps], dtype=np.int64)
         self.buffer.real = real_rows(agent.replay, agent.device)
+        self._follow_progress()
         if self._expander is not None:
             self._expander.follow()
         rows, self.mean_length = self._imagine(self.config.rollouts_per_step * agent.train_freq)
@@ -127,8 +128,7 @@ class Branched(DreamStrategy):
         updates = self.config.updates_per_step * agent.n_envs
         if self._expander is not None:
             self._expander.seed(agent._draw_seed())
-        total = max(agent._total_timesteps, 1)
-        algorithm._current_progress_remaining = 1.0 - min(agent.num_timesteps / total, 1.0)
+        self._follow_progress()
         if type(algorithm)._on_step is OffPolicyAlgorithm._on_step:
             algorithm.train(updates, algorithm.batch_size)
         else:  # DQN's: its target network follows by steps of the environment, here by updates
@@ -136,6 +136,14 @@ class Branched(DreamStrategy):
                 algorithm.train(1, algorithm.batch_size)
                 algorithm._on_step()
         agent._log_algorithm()
+
+    def _follow_progress(self) -> None:
+        """Tell the algorithm how much of the real steps is left: its rates of learning and exploring follow that."""
+        agent, algorithm = self.agent, self.algorithm
+        total = max(agent._total_timesteps, 1)
+        algorithm._current_progress_remaining = 1.0 - min(agent.num_timesteps / total, 1.0)
+        if hasattr(algorithm, "exploration_schedule"):  # DQN's, which SB3 asks at each of its own steps
+            algorithm.exploration_rate = algorithm.exploration_schedule(algorithm._current_progress_remaining)
 
     # ---- dreaming ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.branched import Branched, BranchedRollouts
+from mbrl_gym.agents.dart import DARTExplorer, DARTNoise
 from mbrl_gym.agents.dream_strategy import DreamStrategy
 from mbrl_gym.agents.imports import decode, encode
 from mbrl_gym.agents.inner import (
@@ -70,6 +72,7 @@ class Dyna(ModelBasedAlgorithm):
             does, before the inner algorithm sees them; returns are logged as they are. On-policy only.
         rollouts: off-policy: how it dreams; None: `BranchedRollouts` as it is.
         starts: which real states dreams start from (`mbrl_gym.agents.start_choice`); None: all alike.
+        exploration: noise on the real actions beside the algorithm's own (`mbrl_gym.agents.dart`); None: none.
         buffer_size: rows that the replay keeps.
         replay: experience to start from.
         policy_kwargs: the policy's arguments.
@@ -105,6 +108,7 @@ class Dyna(ModelBasedAlgorithm):
         normalize_reward: bool = True,
         rollouts: BranchedRollouts | None = None,
         starts: StartChoice | None = None,
+        exploration: DARTNoise | None = None,
         buffer_size: int = 100_000,
         replay: SequenceReplay | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -143,6 +147,7 @@ class Dyna(ModelBasedAlgorithm):
         self.algorithm_kwargs = dict(algorithm_kwargs or {})
         self.rollouts = (rollouts or BranchedRollouts()) if off_policy else None
         self.starts = starts or UniformStarts()
+        self.exploration = exploration
         self.dream_steps = int(dream_steps or 120_000)
         self.dream_envs = 1 if off_policy else int(dream_envs or 64)
         self.dream_horizon = int(dream_horizon or 50)
@@ -163,6 +168,7 @@ class Dyna(ModelBasedAlgorithm):
                 WholeEpisodes(self) if self.rollouts is None else Branched(self, self.rollouts)
             )
             self.strategy.bind()
+            self._explorer = None if self.exploration is None else DARTExplorer(self, self.exploration)
         self.policy = self.algorithm.policy
 
     def _blank_starts(self) -> StartStates:
@@ -227,6 +233,8 @@ class Dyna(ModelBasedAlgorithm):
 
     def _act(self, obs: Any) -> Any:
         action, self._memory = self.predict(obs, self._memory, self._last_episode_starts)
+        if self._explorer is not None:
+            action = self._explorer.disturb(action)
         if self._noise is None:
             return action
         assert self._last_episode_starts is not None
@@ -236,6 +244,8 @@ class Dyna(ModelBasedAlgorithm):
     def _on_reset(self, seed: int) -> None:
         self._memory = None
         self._noise = real_noise(self.algorithm, self.n_envs)
+        if self._explorer is not None:
+            self._explorer.seed(seed)
         self.algorithm.action_space.seed(seed)  # DQN explores by samples of it
 
     def _on_rollout(self) -> None:
@@ -253,6 +263,8 @@ class Dyna(ModelBasedAlgorithm):
         self.strategy.before_fit()
         self._fit_model()
         self.strategy.after_fit()
+        if self._explorer is not None:
+            self._explorer.follow()
 
     def _after_step(self) -> None:
         if self.trainings:
@@ -285,6 +297,7 @@ class Dyna(ModelBasedAlgorithm):
             "normalize_reward": self.normalize_reward,
             "rollouts": None if self.rollouts is None else self.rollouts.to_json(),
             "starts": starts_to_json(self.starts),
+            "exploration": None if self.exploration is None else asdict(self.exploration),
             **{name: encode(value) for name, value in self._inner_arguments().items()},
         }
 
@@ -306,14 +319,22 @@ class Dyna(ModelBasedAlgorithm):
             found["rollouts"] = BranchedRollouts.from_json(found["rollouts"])
         if "starts" not in given:
             found["starts"] = starts_from_json(found["starts"])
+        if "exploration" not in given and found["exploration"] is not None:
+            found["exploration"] = DARTNoise(**found["exploration"])
         return cls(env=None, _init_setup_model=False, **found)
 
     def _learned_state(self) -> dict[str, Any]:
-        return {"algorithm": algorithm_state(self.algorithm, self._as_made), "strategy": self.strategy.state()}
+        return {
+            "algorithm": algorithm_state(self.algorithm, self._as_made),
+            "strategy": self.strategy.state(),
+            "explorer": None if self._explorer is None else self._explorer.state(),
+        }
 
     def _load_learned_state(self, state: dict[str, Any]) -> None:
         load_algorithm_state(self.algorithm, state["algorithm"])
         self.strategy.load_state(state["strategy"])
+        if self._explorer is not None and state["explorer"] is not None:
+            self._explorer.load_state(state["explorer"])
 
 
 def _check_algorithm(algorithm: Any, kwargs: dict[str, Any]) -> None:

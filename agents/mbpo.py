@@ -7,6 +7,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from mbrl_gym.agents.branched import BranchedRollouts
+from mbrl_gym.agents.dart import DARTNoise
 from mbrl_gym.agents.dyna import Dyna
 from mbrl_gym.agents.mbpo_presets import PRESETS
 from mbrl_gym.agents.owner import Wrappers, id_of
@@ -31,6 +32,7 @@ class MBPO(Dyna):
         preset: "cpu" or "paper" (`mbrl_gym.agents.mbpo_presets`), for every argument that is None.
         rollouts: lengths, numbers, updates and the share of real data.
         starts: which real states rollouts start from; None: all alike.
+        exploration: noise on the real actions beside SAC's own (`mbrl_gym.agents.dart`); None: none.
         algorithm_kwargs: SAC's arguments, beside the preset's.
         reward: "learned", "known", or whose it is (`mbrl_gym.agents.owner.ModelOwner`).
         termination: the same for the end of episodes; None: known where `mbrl_gym.tasks` has it for the environment's
@@ -62,6 +64,7 @@ class MBPO(Dyna):
         preset: str = "cpu",
         rollouts: BranchedRollouts | None = None,
         starts: StartChoice | None = None,
+        exploration: DARTNoise | None = None,
         algorithm_kwargs: dict[str, Any] | None = None,
         reward: str | TaskFunction = "learned",
         termination: str | TaskFunction | None = None,
@@ -102,6 +105,7 @@ class MBPO(Dyna):
             train_freq=defaults.train_freq if train_freq is None else train_freq,
             rollouts=rollouts or defaults.rollouts,
             starts=starts,
+            exploration=exploration,
             buffer_size=buffer_size,
             replay=replay,
             policy_kwargs=policy_kwargs,

@@ -28,14 +28,12 @@ class Episodes(BaseCallback):
 
     def _on_step(self) -> bool:
         spent = time.process_time() - self._started
-        if not self.locals["dones"].any():
-            return True
-        agent: Any = self.model
-        last = agent.ep_info_buffer[-1]
-        row = {"real_steps": self.num_timesteps, "return": float(last["r"]), "length": int(last["l"])}
-        self.found.append({**row, "cpu_seconds": round(spent, 2)})
-        self._say(self.found[-1])
-        return self._limit is None or spent < self._limit
+        ended = [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        for episode in ended:
+            row = {"real_steps": self.num_timesteps, "return": float(episode["r"]), "length": int(episode["l"])}
+            self.found.append({**row, "cpu_seconds": round(spent, 2)})
+            self._say(self.found[-1])
+        return not ended or self._limit is None or spent < self._limit
 
 
 def summary(run: dict[str, Any]) -> str:

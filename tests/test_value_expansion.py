@@ -3,9 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from told import told
 
 from mbrl_gym import EnsembleConfig, TrainerConfig
@@ -117,6 +120,39 @@ def test_steve_weighs_horizons_by_their_inverse_variances() -> None:
     torch.testing.assert_close(found, expected[None])
 
 
+def test_each_row_has_the_candidates_of_its_own_hypotheses() -> None:
+    mean = [[0.0, 0.0, 1.0], [2.0, 0.0, 3.0]]
+    rows = transitions([4.0, -1.0, 2.0], [0.0, 0.0, 1.0])
+    alone = [steve(transitions([x], [done]), 1, mean) for x, done in ((4.0, 0.0), (-1.0, 0.0), (2.0, 1.0))]
+    torch.testing.assert_close(steve(rows, 1, mean), torch.cat(alone))
+
+
+def test_steve_stops_at_an_end_and_bootstraps_where_a_row_was_cut() -> None:
+    """One hypothesis and critics that agree: every horizon counts as much as the others."""
+
+    def agreeing(obs: Any) -> torch.Tensor:
+        return obs[:, :1].T.repeat(2, 1)
+
+    def target(model: Any) -> torch.Tensor:
+        return steve_target(model, push_one, agreeing, transitions([0.8], [0.0]), 3, 0.5, generator())
+
+    one = 100 + 0.5 * (0.25 + 1.3)
+    ended = target(Walk(BOX, PUSH, WalkConfig(ends_at=1.0)))
+    torch.testing.assert_close(ended, torch.tensor([(100 + 0.5 * 0.8 + 3 * one) / 4]))
+    cut = Cutting(BOX, PUSH)
+    torch.testing.assert_close(target(cut), torch.tensor([(100 + 0.5 * 0.8 + 3 * (one + 0.25 * 1.3)) / 4]))
+    cut.breaks = True
+    torch.testing.assert_close(target(cut), torch.tensor([100 + 0.5 * 0.8]))
+
+
+def test_imagined_rewards_are_in_the_units_of_the_real_ones_and_the_entropy_stays() -> None:
+    rows, model = transitions([1.0], [0.0]), Walk(BOX, PUSH)
+    found, _ = expand(model, push_one, rows, 1, 0.9, generator(), lambda reward: reward / 10)
+    torch.testing.assert_close(found.reward, torch.tensor([100 + 0.9 * (0.25 + 0.15)]))
+    zero = steve_target(model, push_one, lambda obs: torch.zeros(1, len(obs)), rows, 1, 0.9, generator(), torch.neg)
+    torch.testing.assert_close(zero, torch.tensor([(100 + 100 + 0.9 * (0.25 - 1.5)) / 2]))
+
+
 def test_a_sure_horizon_wins() -> None:
     found = steve(transitions([0.0], [0.0]), 1, [[0.0, 0.0, 1.0], [0.0, 0.0, 3.0]])  # at 0 both critics agree
     torch.testing.assert_close(found, torch.tensor([100.0]), atol=1e-4, rtol=0)
@@ -150,7 +186,53 @@ def test_mve_of_no_steps_is_the_plain_target() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(None), weights(MVE(0)), strict=True))
 
 
+def test_inside_of_dyna_policy_and_critics_count_the_entropy() -> None:
+    rollouts = BranchedRollouts(rollouts_per_step=4, updates_per_step=1, expansion=STEVE(1))
+    agent: Any = Dyna("MlpPolicy", "Pendulum-v1", algorithm=LeanSAC, rollouts=rollouts, **SMALL).learn(55)
+    sac, expander, obs = agent.algorithm, agent.strategy._expander, torch.randn(6, 3)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        action, worth = expander._policy(obs)
+        torch.manual_seed(0)
+        expected, log_prob = sac.actor.action_log_prob(obs)
+        assert torch.equal(action, expected)
+        alpha = sac.log_ent_coef.exp()
+        assert alpha != 1
+        torch.testing.assert_close(worth, -alpha * log_prob)
+        torch.manual_seed(0)
+        values = expander._critics(obs)
+        wanted = torch.stack([q[:, 0] for q in sac.critic_target(obs, action)]) - alpha * log_prob
+    torch.testing.assert_close(values, wanted)
+    assert not torch.equal(values[0], values[1])
+
+
+@pytest.mark.parametrize("norm_reward", [False, True])
+def test_under_a_vecnormalize_every_reward_is_normalised_once(norm_reward: bool) -> None:
+    real = VecNormalize(make_vec_env("Pendulum-v1"), norm_reward=norm_reward)
+    rollouts = BranchedRollouts(rollouts_per_step=4, updates_per_step=1, real_ratio=1.0, expansion=MVE(1))
+    agent: Any = Dyna("MlpPolicy", real, algorithm=TD3, rollouts=rollouts, reward="known", **SMALL).learn(60)
+    buffer, expander = agent.strategy.buffer, agent.strategy._expander
+    with torch.no_grad():
+        batch = buffer.sample(50, agent.algorithm.get_vec_normalize_env())
+        action, _ = expander._policy(buffer.drawn.next_obs)
+    unit = np.sqrt(real.ret_rms.var + real.epsilon) if norm_reward else 1.0
+    angle = buffer.drawn.next_obs
+    theta = torch.atan2(angle[:, 1], angle[:, 0])
+    cost = theta**2 + 0.1 * angle[:, 2] ** 2 + 0.001 * (2 * action[:, 0]) ** 2  # Pendulum's, of state and action
+    expected = buffer.drawn.reward - agent.algorithm.gamma * cost / unit
+    torch.testing.assert_close(batch.rewards[:, 0], expected.float(), rtol=1e-3, atol=1e-3)
+
+
 def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"forms a belief from one observation, got one that needs 2"):
+        Dyna(
+            "MlpPolicy",
+            "Pendulum-v1",
+            algorithm=TD3,
+            model_class=Walk,
+            rollouts=BranchedRollouts(expansion=MVE(1)),
+            **{**SMALL, "model_config": WalkConfig(context=2)},
+        )
     with pytest.raises(ValueError, match=r"expansion=STEVE needs algorithm=LeanSAC.*got TD3; take MVE"):
         Dyna("MlpPolicy", "Pendulum-v1", algorithm=TD3, rollouts=BranchedRollouts(expansion=STEVE(1)), **SMALL)
     with pytest.raises(ValueError, match="horizon must be at least 0 imagined steps, got -1"):

@@ -46,7 +46,7 @@ RECIPES = {
     "Learned-CartPole-v1": Recipe(
         "CartPole-v1",
         3_000,
-        seeds=(0, 1, 2, 3),
+        seeds=(0, 1, 2, 3, 4, 5),
         arguments={"dream_horizon": 200, "algorithm_kwargs": {"gamma": 0.99, "learning_rate": 1e-3}},
     ),
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_gym.agents.dream_data import MixedReplayBuffer, Rows, normalized, real_rows, stored_action
 from mbrl_gym.agents.dream_strategy import DreamStrategy
 from mbrl_gym.agents.expander import Expander
+from mbrl_gym.agents.inner import real_noise
 from mbrl_gym.agents.rollout_length import LENGTHS, Experience, FixedLength, RolloutLength
 from mbrl_gym.agents.value_expansion import EXPANSIONS, MVE, STEVE
 from mbrl_gym.model import Prediction, WorldModel
@@ -93,6 +94,7 @@ class Branched(DreamStrategy):
         )
         self.algorithm.replay_buffer = self.buffer
         self._expander = None if config.expansion is None else Expander(agent, self.buffer, config.expansion)
+        self.follow_normalization()  # by reference: a loaded agent learns before its next fit
 
     # ---- the schedule -----------------------------------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class Branched(DreamStrategy):
         steps = [index[index % agent.n_envs == env] // agent.n_envs for env in range(agent.n_envs)]
         self._seen = np.array([s.max(initial=-1) + 1 for s in steps], dtype=np.int64)
         self.buffer.real = real_rows(agent.replay, agent.device)
+        self.follow_normalization()
         self._follow_progress()
         if self._expander is not None:
             self._expander.follow()
@@ -158,10 +161,10 @@ class Branched(DreamStrategy):
         state = self._beliefs(model, groups, generator)
         state = model.branch(state, hypotheses) if hypotheses > 1 else state
         alive = torch.ones(state.batch_size, dtype=torch.bool, device=agent.device)
-        parts = []
+        parts, noise = [], self._lasting_noise(state.batch_size)
         for _ in range(self._length):
             before = model.decode(state)
-            encoded = self._act(before, generator)
+            encoded = self._act(before, generator, noise)
             state, step = model.predict(state, encoded, generator, uncertainty=False)
             parts.append(self._rows(before, encoded, model.decode(state), step, alive))
             alive = alive & ~(step.terminated | step.truncated)
@@ -185,7 +188,7 @@ class Branched(DreamStrategy):
         belief: TensorStruct = model.believe(drawn.obs, drawn.action, generator)
         return belief
 
-    def _act(self, obs: Observation, generator: torch.Generator) -> Tensor:
+    def _act(self, obs: Observation, generator: torch.Generator, lasting: VectorizedActionNoise | None) -> Tensor:
         """Return encoded actions [B, A] of the exploring policy for raw observations."""
         agent, algorithm = self.agent, self.algorithm
         policy: Any = algorithm.policy
@@ -200,22 +203,28 @@ class Branched(DreamStrategy):
             greedy = torch.nn.functional.one_hot(action.long(), codec.size).float()
             random = codec.sample(len(action), generator, action.device)
             return torch.where((explores < rate)[:, None], random, greedy)
-        noisy = action.flatten(1) + self._noise(action.flatten(1), generator)
+        noisy = action.flatten(1) + self._noise(action.flatten(1), generator, lasting)
         return noisy.clamp(-1, 1)
 
-    def _noise(self, action: Tensor, generator: torch.Generator) -> Tensor:
+    def _lasting_noise(self, rollouts: int) -> VectorizedActionNoise | None:
+        """Return action noise with a memory, one that begins for each rollout; None where the noise has none."""
+        noise = None if _normal(self.algorithm.action_noise) else real_noise(self.algorithm, rollouts)
+        if noise is not None:
+            noise.reset()
+        return noise
+
+    def _noise(self, action: Tensor, generator: torch.Generator, lasting: VectorizedActionNoise | None) -> Tensor:
         """Return what the algorithm's action noise adds to actions [B, A] on their scale of [-1, 1]."""
-        noise = self.algorithm.action_noise
-        if noise is None:
+        if lasting is not None:
+            drawn = np.asarray(lasting()).reshape(action.shape)
+            return torch.as_tensor(drawn, dtype=action.dtype, device=action.device)
+        normal = _normal(self.algorithm.action_noise)
+        if normal is None:
             return torch.zeros_like(action)
-        base: Any = noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise
-        if isinstance(base, NormalActionNoise):
-            mean, deviation = (
-                torch.as_tensor(x, dtype=action.dtype, device=action.device) for x in (base._mu, base._sigma)
-            )
-            drawn = torch.randn(action.shape, generator=generator, device=action.device)
-            return mean + deviation * drawn
-        return torch.as_tensor(np.stack([base() for _ in range(len(action))]), dtype=action.dtype, device=action.device)
+        mean, deviation = (
+            torch.as_tensor(x, dtype=action.dtype, device=action.device).flatten() for x in (normal._mu, normal._sigma)
+        )
+        return mean + deviation * torch.randn(action.shape, generator=generator, device=action.device)
 
     def _rows(self, before: Observation, encoded: Tensor, after: Observation, step: Prediction, alive: Tensor) -> Rows:
         """Return the transitions of the rows that are still alive, without those that diverged."""
@@ -243,6 +252,12 @@ class Branched(DreamStrategy):
         for rows in state["dreams"]:
             self.buffer.add_dream(Rows(**rows))
         self.buffer.real = None if state["real"] is None else Rows(**state["real"])
+
+
+def _normal(noise: Any) -> NormalActionNoise | None:
+    """Return an algorithm's action noise where it is drawn anew for each step."""
+    base = noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise  # SB3 makes one for each dream
+    return base if isinstance(base, NormalActionNoise) else None
 
 
 def _named(kinds: dict[str, type[Any]], value: Any) -> dict[str, Any] | None:

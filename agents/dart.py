@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from mbrl_gym.agents.dream_data import normalized
+from mbrl_gym.agents.start_choice import age
 from mbrl_gym.spaces import Observation
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ class DARTNoise:
     policy will differ from this one about as this one from the last, and the model should know the states to which that
     leads. The covariance is scale^2 * mean((new - old) (new - old)^T) + least^2, over the newest real states, of the
     deterministic actions on the scale of [-1, 1], from one training to the next. For a Box of actions.
+
+    Source: BerkeleyAutomation/DART ``experiments/tools/noise.py`` (``sample_covariance_trajs``), whose mean of outer
+    products this is with ``scale`` 1, of another difference; the paper's rescaling by the anticipated error (recalled)
+    is left to ``scale``.
 
     Attributes:
         scale: times the change of the policy.
@@ -85,9 +90,11 @@ class DARTExplorer:
             change = self._choices(self._seen) - self._chosen  # [M, A]
             least = self._config.least**2 * np.eye(change.shape[1])
             self.covariance = self._config.scale**2 * change.T @ change / len(change) + least
-        starts = self._agent.replay.starts(1).obs
-        newest = slice(-self._config.states, None)
-        self._seen = {k: v[newest, 0] for k, v in starts.items()} if isinstance(starts, dict) else starts[newest, 0]
+        replay = self._agent.replay
+        oldest_first = np.argsort(-age(replay, replay.start_rows(1)), kind="stable")  # of all environments
+        newest = torch.from_numpy(oldest_first[-self._config.states :].copy())
+        starts = replay.starts(1)[newest].obs
+        self._seen = {k: v[:, 0] for k, v in starts.items()} if isinstance(starts, dict) else starts[:, 0]
         self._chosen = self._choices(self._seen)
 
     def _choices(self, obs: Observation) -> Array:
@@ -106,6 +113,8 @@ class DARTExplorer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
         self.covariance = state["covariance"].cpu().numpy()
-        seen = state["seen"]
+        seen = state["seen"]  # where the agent is; the replay is on the CPU
         self._seen = {k: v.cpu() for k, v in seen.items()} if isinstance(seen, dict) else seen
+        if isinstance(self._seen, torch.Tensor):
+            self._seen = self._seen.cpu()
         self._chosen = None if state["chosen"] is None else state["chosen"].cpu().numpy()

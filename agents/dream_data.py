@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,8 @@ class MixedReplayBuffer(ReplayBuffer):
         retain: how many dreams are kept, the newest ones.
 
     Attributes:
-        drawn: the raw rows of the last batch.
-        change: applied to each batch of rows; returns rows and their discounts [N] (or None: the algorithm's own).
+        drawn: the rows of the last batch: observations raw, rewards normalised.
+        change: applied to each batch of such rows; returns rows and their discounts [N] (or None: the algorithm's own).
     """
 
     def __init__(
@@ -109,17 +109,17 @@ class MixedReplayBuffer(ReplayBuffer):
         real = batch_size if not _count(self._dreamt) else int(batch_size * self.real_ratio)
         parts = [(self.real, real), (self._dreamt, batch_size - real)]
         drawn = [_draw(rows, n) for rows, n in parts if rows is not None and n > 0]
-        self.drawn = drawn[0] if len(drawn) == 1 else concatenate(drawn)
+        mixed = drawn[0] if len(drawn) == 1 else concatenate(drawn)
+        self.drawn = replace(mixed, reward=normalized_reward(mixed.reward, env))
         rows, discounts = self.change(self.drawn)
         obs, after = normalized(rows.obs, env), normalized(rows.next_obs, env)
-        reward = rows.reward if env is None else torch.as_tensor(env.normalize_reward(rows.reward.cpu().numpy()))
         make: Any = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
         return make(  # type: ignore[no-any-return]
             observations=obs,
             actions=rows.action,
             next_observations=after,
             dones=rows.done[:, None],
-            rewards=reward.to(self.device, torch.float32)[:, None],
+            rewards=rows.reward.to(self.device, torch.float32)[:, None],
             discounts=None if discounts is None else discounts[:, None],
         )
 
@@ -132,6 +132,13 @@ def normalized(obs: Observation, env: VecNormalize | None) -> Observation:
         found: Any = env.normalize_obs({k: v.cpu().numpy() for k, v in obs.items()})
         return {k: torch.as_tensor(np.asarray(v)).to(obs[k].device) for k, v in found.items()}
     return torch.as_tensor(np.asarray(env.normalize_obs(obs.cpu().numpy()))).to(obs.device)
+
+
+def normalized_reward(reward: Tensor, env: VecNormalize | None) -> Tensor:
+    """Return rewards [N] as an algorithm under ``env`` sees them."""
+    if env is None or not env.norm_reward:
+        return reward
+    return torch.as_tensor(env.normalize_reward(reward.cpu().numpy())).to(reward)
 
 
 def _count(rows: Rows | None) -> int:

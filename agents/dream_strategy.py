@@ -26,6 +26,14 @@ class DreamStrategy(ABC):
     def bind(self) -> None:
         """Take up the agent's algorithm, which is new."""
 
+    def follow_normalization(self) -> None:
+        """Let what the algorithm learns from be normalised as reality is now."""
+        inner, real = self.agent.algorithm.get_vec_normalize_env(), self.agent._vec_normalize_env
+        if inner is not None and real is not None:
+            inner.ret_rms = real.ret_rms
+            if real.norm_obs:
+                inner.obs_rms = real.obs_rms
+
     @abstractmethod
     def before_fit(self) -> None:
         """Look at the model before it is fitted to what it has not seen yet."""

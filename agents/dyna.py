@@ -356,6 +356,13 @@ def _check_algorithm(algorithm: Any, kwargs: dict[str, Any]) -> None:
             f"algorithm_kwargs may not hold {taken}, which the agent passes on; give them to the agent, where it has "
             "such arguments"
         )
+    idle = {"learning_starts", "train_freq", "gradient_steps", "buffer_size", "n_steps"}
+    if issubclass(algorithm, OffPolicyAlgorithm) and (found := sorted(idle & set(kwargs))):
+        raise ValueError(
+            f"algorithm_kwargs may not hold {found} with {algorithm.__name__}, on which they would have no effect; "
+            "learning_starts, train_freq and buffer_size are the agent's own, updates and expansions are in "
+            "rollouts=BranchedRollouts(...)"
+        )
 
 
 def _check_dreams(

@@ -7,7 +7,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
-from mbrl_gym.agents.dream_data import MixedReplayBuffer, Rows, normalized
+from mbrl_gym.agents.dream_data import MixedReplayBuffer, Rows, normalized, normalized_reward
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.agents.sac import LeanSAC
 from mbrl_gym.agents.value_expansion import MVE, STEVE, expand, steve_target
@@ -62,15 +62,28 @@ class Expander:
 
     @torch.no_grad()
     def _mve(self, rows: Rows) -> tuple[Rows, Tensor]:
-        return expand(self._model, self._policy, rows, self._horizon, self._algorithm.gamma, self._generator)
+        discount = self._algorithm.gamma
+        return expand(self._model, self._policy, rows, self._horizon, discount, self._generator, self._reward)
 
     @torch.no_grad()
     def _steve(self, batch: ReplayBufferSamples, coefficient: Tensor) -> Tensor:
         rows = self._buffer.drawn
         assert rows is not None
-        discount = self._algorithm.gamma
-        target = steve_target(self._model, self._policy, self._critics, rows, self._horizon, discount, self._generator)
+        target = steve_target(
+            self._model,
+            self._policy,
+            self._critics,
+            rows,
+            self._horizon,
+            self._algorithm.gamma,
+            self._generator,
+            self._reward,
+        )
         return target[:, None]
+
+    def _reward(self, reward: Tensor) -> Tensor:
+        """Return imagined rewards [N] in the units of the batch's, and of the entropy and the critics."""
+        return normalized_reward(reward, self._agent._vec_normalize_env)
 
     def _policy(self, obs: Observation) -> tuple[Tensor, Tensor]:
         """Return encoded actions [N, A], and what the entropy of the policy is worth at each of them [N]."""

@@ -32,40 +32,54 @@ class MBPOPreset:
 
 @dataclass(frozen=True)
 class _Published:
-    """One row of the paper's table: rollout length, updates a real step, SAC's target entropy, first random steps."""
+    """One row of the paper's table.
+
+    Attributes:
+        length: of the rollouts.
+        updates: of SAC, a real step.
+        entropy: SAC's target.
+        starts: first random steps.
+        retain: dreams that are kept: the epochs of the original times its trainings an epoch.
+        train_freq: real steps between trainings, after each of which 100,000 rollouts begin.
+        units: of each of the model's four layers.
+    """
 
     length: RolloutLength
     updates: int
     entropy: float
     starts: int = 5000
+    retain: int = 4
+    train_freq: int = 250
+    units: int = 200
 
 
-# Source: jannerm/mbpo examples/config/{halfcheetah,hopper,ant}/0.py; for the pendulum, Walker2d and Humanoid, which
-# these lack, mbrl-lib conf/overrides/mbpo_{inv_pendulum,walker,humanoid}.yaml (its epochs are 1,000 steps, the
-# pendulum's 250). Its Ant and Humanoid are truncated to 27 and 45 observations; Gymnasium's are not.
+# Source: jannerm/mbpo at ac694ff, examples/config/*/0.py; epochs are 1,000 steps, the pendulum's 250. Its pool of
+# imagined transitions (mbpo/algorithms/mbpo.py, _reallocate_model_pool) holds those of one epoch, the Humanoid's of
+# five. Its Ant and Humanoid are truncated in their observations; Gymnasium's are not. Its epochs begin after the random
+# steps, so that its rollouts grow that much later.
 PAPER: dict[str, _Published] = {
-    "InvertedPendulum": _Published(FixedLength(1), 10, -1.0, 500),
+    "InvertedPendulum": _Published(FixedLength(1), 10, -0.05, 500, retain=1),
     "Hopper": _Published(ScheduledLength(20_000, 150_000, 1, 15), 20, -1.0),
     "HalfCheetah": _Published(FixedLength(1), 40, -3.0),
     "Walker2d": _Published(FixedLength(1), 20, -3.0),
     "Ant": _Published(ScheduledLength(20_000, 100_000, 1, 25), 20, -4.0),
-    "Humanoid": _Published(ScheduledLength(20_000, 300_000, 1, 25), 20, -2.0),
+    "Humanoid": _Published(ScheduledLength(20_000, 300_000, 1, 25), 20, -2.0, retain=5, train_freq=1000, units=400),
 }
 
 
 def paper(env_id: str | None) -> MBPOPreset:
     """Return the paper's preset for an environment; for one that the paper lacks, the half-cheetah's with 20 updates.
 
-    The networks are mbrl-lib's and the original's: seven of 4 x 200, of which five are elites. One thing is not the
+    The networks are the original's: seven of four layers, of which five are elites. One thing is not the
     paper's: bootstrap weights are Poisson draws instead of resampled rows, the same in expectation.
     """
     row = PAPER.get(_task(env_id), replace(PAPER["HalfCheetah"], updates=20))
     return MBPOPreset(
-        rollouts=BranchedRollouts(row.length, rollouts_per_step=400, updates_per_step=row.updates, real_ratio=0.05),
+        rollouts=BranchedRollouts(row.length, 100_000 // row.train_freq, row.updates, 0.05, row.retain),
         model=EnsembleConfig(
             members=7,
             elites=5,
-            hidden=(200,) * 4,
+            hidden=(row.units,) * 4,
             propagation="ts1",
             normalize_targets=False,
             variance_weighting=0.0,
@@ -82,6 +96,7 @@ def paper(env_id: str | None) -> MBPOPreset:
         ),
         sac={"target_entropy": row.entropy},
         learning_starts=row.starts,
+        train_freq=row.train_freq,
     )
 
 

@@ -44,8 +44,7 @@ class RecentStarts(StartChoice):
 
     def weights(self, replay: SequenceReplay, rows: Array) -> Array | None:
         """Return powers of one half."""
-        step = rows // replay.n_envs
-        return np.asarray(0.5 ** ((step.max() - step) / self.half_life))
+        return np.asarray(0.5 ** (age(replay, rows) / self.half_life))
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,14 @@ def starts_from_json(data: dict[str, Any]) -> StartChoice:
     arguments = dict(data)
     choice: StartChoice = STARTS[arguments.pop("kind")](**arguments)
     return choice
+
+
+def age(replay: SequenceReplay, rows: Array) -> Array:
+    """Return [N]: how many rows each of the ``rows`` is older than the newest of them in its environment."""
+    step, env = rows // replay.n_envs, rows % replay.n_envs
+    newest = np.zeros(replay.n_envs, dtype=step.dtype)
+    np.maximum.at(newest, env, step)  # ends of episodes take rows too, so that environments differ
+    return np.asarray(newest[env] - step)
 
 
 def steps_to_termination(replay: SequenceReplay, rows: Array) -> Array:

@@ -19,6 +19,13 @@ from mbrl_gym.tensors import TensorStruct
 Policy = Callable[[Observation], tuple[Tensor, Tensor]]
 # raw observations [N, *obs] -> what each critic thinks of them [L, N]
 Critics = Callable[[Observation], Tensor]
+# imagined rewards [N] -> the same in the units of the batch's
+Unit = Callable[[Tensor], Tensor]
+
+
+def as_it_is(reward: Tensor) -> Tensor:
+    """Return ``reward``."""
+    return reward
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,13 @@ EXPANSIONS: dict[str, type[Any]] = {"mve": MVE, "steve": STEVE}
 
 
 def expand(
-    model: WorldModel[Any], policy: Policy, rows: Rows, horizon: int, discount: float, generator: torch.Generator
+    model: WorldModel[Any],
+    policy: Policy,
+    rows: Rows,
+    horizon: int,
+    discount: float,
+    generator: torch.Generator,
+    unit: Unit = as_it_is,
 ) -> tuple[Rows, Tensor]:
     """Return the transitions with the rewards of ``horizon`` more steps, and the discounts [N] of what follows them.
 
@@ -73,6 +86,7 @@ def expand(
         horizon: H.
         discount: of one step.
         generator: source of the model's randomness.
+        unit: brings imagined rewards to the units of ``rows.reward``.
     """
     state = beliefs(model, rows.next_obs, generator)
     alive = rows.done == 0
@@ -83,7 +97,7 @@ def expand(
         action, entropy = policy(reached)
         after, step = model.predict(state, action, generator, uncertainty=False)
         goes_on = alive & ~step.info.get("diverged", torch.zeros_like(alive))
-        reward = torch.where(goes_on, reward + factor * (entropy + step.reward), reward)
+        reward = torch.where(goes_on, reward + factor * (entropy + unit(step.reward)), reward)
         done = torch.where(goes_on, step.terminated.float(), done)
         factor = torch.where(goes_on, factor * discount, factor)
         state = after.where(goes_on, state)
@@ -100,8 +114,11 @@ def steve_target(
     horizon: int,
     discount: float,
     generator: torch.Generator,
+    unit: Unit = as_it_is,
 ) -> Tensor:
     """Return [N], STEVE's targets.
+
+    A row that was cut or diverged stays where it was and bootstraps there, in all longer horizons.
 
     Args:
         model: where to imagine; its belief has to be one observation.
@@ -111,11 +128,13 @@ def steve_target(
         horizon: H.
         discount: of one step.
         generator: source of the model's randomness.
+        unit: brings imagined rewards to the units of ``rows.reward``.
     """
     members = model.hypotheses
     state = model.branch(beliefs(model, rows.next_obs, generator), members)  # [N * E]
     wide = rows.repeat(members)
     alive, total = wide.done == 0, wide.reward
+    moving = alive  # what is cut is worth something, but does not move on
     factor = torch.full_like(total, discount)
     reached = wide.next_obs
     means, variances = [], []
@@ -128,12 +147,13 @@ def steve_target(
             break
         action, entropy = policy(reached)
         after, step = model.predict(state, action, generator, uncertainty=False)
-        goes_on = alive & ~step.info.get("diverged", torch.zeros_like(alive))
-        total = torch.where(goes_on, total + factor * (entropy + step.reward), total)
+        goes_on = moving & ~step.info.get("diverged", torch.zeros_like(alive))
+        total = torch.where(goes_on, total + factor * (entropy + unit(step.reward)), total)
         factor = torch.where(goes_on, factor * discount, factor)
         state = after.where(goes_on, state)
         reached = _where(goes_on, model.decode(after), reached)
         alive = torch.where(goes_on, ~step.terminated, alive)
+        moving = goes_on & ~(step.terminated | step.truncated)
     weight = 1.0 / (torch.stack(variances) + 1e-8)  # [H + 1, N]
     return (torch.stack(means) * weight).sum(0) / weight.sum(0)
 

@@ -38,7 +38,7 @@ class WholeEpisodes(DreamStrategy):
     def after_fit(self) -> None:
         """Train the algorithm for ``dream_steps`` imagined steps in the model as it is now."""
         agent, algorithm, seed = self.agent, self.agent.algorithm, self.agent._draw_seed()
-        self._follow_normalization()
+        self.follow_normalization()
         agent.dream.set_starts(self._starts(seed))
         real = agent._vec_normalize_env
         if agent.normalize_reward and not (real is not None and real.norm_reward):
@@ -68,13 +68,6 @@ class WholeEpisodes(DreamStrategy):
             return starts
         drawn = np.random.default_rng(seed).choice(len(starts), len(starts), p=weights / weights.sum())
         return starts[drawn]
-
-    def _follow_normalization(self) -> None:
-        inner, real = self.agent.algorithm.get_vec_normalize_env(), self.agent._vec_normalize_env
-        if inner is not None and real is not None:
-            inner.ret_rms = real.ret_rms
-            if real.norm_obs:
-                inner.obs_rms = real.obs_rms
 
     def state(self) -> dict[str, Any]:
         """Return nothing: every dream begins anew."""

@@ -1,5 +1,6 @@
 """Branched rollouts: what is imagined, what is kept of it, and when the algorithm learns."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
 
 from mbrl_gym import EnsembleConfig, TrainerConfig
 from mbrl_gym.agents import (
@@ -27,7 +30,7 @@ from mbrl_gym.agents.branched import Branched
 from mbrl_gym.agents.start_choice import StartChoice
 from mbrl_gym.agents.value_expansion import MVE
 from mbrl_gym.packing import same_numbers
-from mbrl_gym.wrappers import Infoprop, UncertaintyPenalty
+from mbrl_gym.wrappers import Infoprop, KnownReward, KnownTermination, UncertaintyPenalty
 from worlds import BOX, PUSH, Walk, WalkConfig
 
 SMALL: dict[str, Any] = {
@@ -154,6 +157,33 @@ def test_exploration_enters_the_dream() -> None:
         assert dream.action.dtype == torch.int64
 
 
+def wandering() -> OrnsteinUhlenbeckActionNoise:
+    return OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.3), theta=0.0, dt=1.0)
+
+
+def test_noise_with_a_memory_wanders_along_each_rollout() -> None:
+    rollouts = BranchedRollouts(FixedLength(9), rollouts_per_step=20, updates_per_step=1)
+    used = wandering()
+    used.noise_prev = np.full(1, 9.0)
+    dyna = walking(algorithm=TD3, algorithm_kwargs={"action_noise": used}, rollouts=rollouts).learn(40)
+    dream = branched(dyna).buffer.dreams[0]
+    chosen = dyna.algorithm.predict(dream.obs.numpy(), deterministic=True)[0] / 2  # type: ignore[union-attr]
+    noise = (dream.action.numpy() - chosen).reshape(9, 400)  # of 400 rollouts, side by side
+    assert abs(noise[0].std() - 0.3) < 0.05
+    assert abs(np.diff(noise[:3], axis=0).std() - 0.3) < 0.05  # it goes on from where it was
+    assert abs(noise[2].std() - 0.3 * 3**0.5) < 0.08
+    assert abs(np.corrcoef(noise[2, 1:], noise[2, :-1])[0, 1]) < 0.2  # of the next rollout it knows nothing
+
+
+def test_gsde_draws_each_rollouts_noise() -> None:
+    dyna = agent(algorithm=SAC, algorithm_kwargs={"use_sde": True})
+    sizes: list[int] = []
+    reset: Any = dyna.policy.reset_noise
+    dyna.policy.reset_noise = lambda n=1: (sizes.append(n), reset(n))[1]  # type: ignore[method-assign, assignment]
+    dyna.learn(40)
+    assert sizes[-1] == 4 * 20
+
+
 # ---- the schedule ---------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +243,47 @@ def test_start_states_follow_their_weights() -> None:
     assert (branched(dyna).buffer.dreams[0].obs == newest).all()
 
 
+def test_lengths_are_chosen_by_what_came_after_the_last_fit() -> None:
+    seen: list[Any] = []
+
+    class Spy(AdaptiveLength):
+        def steps(self, experience: Any) -> int:
+            seen.append((experience.real_steps, experience.model is not None, experience.unseen.tolist()))
+            return super().steps(experience)
+
+    env = make_vec_env("Pendulum-v1", 2)
+    agent(env, rollouts=BranchedRollouts(Spy(), rollouts_per_step=4, updates_per_step=1)).learn(80)
+    # a reset and 20, then 10 steps of each environment
+    assert seen == [(40, False, [0, 0]), (60, True, [21, 21]), (80, True, [31, 31])]
+
+
+@pytest.mark.parametrize("norm_obs", [True, False])
+def test_a_real_vecnormalize_normalises_the_batches_alike(norm_obs: bool, tmp_path: Any) -> None:
+    def real() -> VecNormalize:
+        return VecNormalize(make_vec_env("Pendulum-v1", 2), norm_obs=norm_obs)
+
+    env = real()
+    rollouts = BranchedRollouts(rollouts_per_step=4, updates_per_step=1, expansion=MVE(1))
+    dyna: Any = agent(env, rollouts=rollouts)
+    batches: list[Any] = []
+    sample = dyna.strategy.buffer.sample
+
+    def spy(size: int, env: Any = None) -> Any:
+        batches.append((sample(size, env), dyna.strategy.buffer.drawn))
+        return batches[-1][0]
+
+    dyna.strategy.buffer.sample = spy
+    dyna.learn(60)
+    batch, drawn = batches[-1]
+    torch.testing.assert_close(batch.observations, torch.as_tensor(env.normalize_obs(drawn.obs.numpy())))
+    assert torch.equal(batch.observations, drawn.obs) is not norm_obs
+    dyna.save(tmp_path / "agent")
+    loaded = Dyna.load(tmp_path / "agent", env=real(), device="cpu")
+    for other in (dyna, loaded):
+        other.learn(30, reset_num_timesteps=False)
+    assert all(same_numbers(dyna.get_parameters()[k], loaded.get_parameters()[k]) for k in dyna.get_parameters())
+
+
 # ---- resuming and refusing ------------------------------------------------------------------------------------------
 
 
@@ -220,6 +291,7 @@ def test_start_states_follow_their_weights() -> None:
     "change",
     [
         {"starts": FailureStarts(5, 3.0)},
+        {"starts": RecentStarts(20.0), "rollouts": BranchedRollouts(AdaptiveLength(9.0, 4, 10), 4, 2, 0.5, 2, MVE(1))},
         {"wrappers": [(UncertaintyPenalty, {"coefficient": 0.5})], "reward": "known"},
         {"wrappers": [(Infoprop, {"horizon": 5})], "termination": "known"},
         {"algorithm": SAC, "algorithm_kwargs": {"use_sde": True}},
@@ -236,6 +308,17 @@ def test_resume_in_the_middle_equals_going_on(change: dict[str, Any], tmp_path: 
     assert dyna.imagined_timesteps == loaded.imagined_timesteps
 
 
+def test_resume_with_noise_that_has_a_memory_equals_going_on(tmp_path: Any) -> None:
+    dyna = agent(algorithm=TD3, algorithm_kwargs={"action_noise": wandering()}).learn(53)
+    dyna.save(tmp_path / "agent")
+    kwargs = {"action_noise": wandering()}
+    loaded = Dyna.load(tmp_path / "agent", env="Pendulum-v1", device="cpu", algorithm_kwargs=kwargs)
+    for other in (dyna, loaded):
+        other.learn(30, reset_num_timesteps=False)
+    mine, theirs = dyna.get_parameters(), loaded.get_parameters()
+    assert all(same_numbers(mine[name], theirs[name]) for name in mine)
+
+
 def test_the_configuration_survives_json() -> None:
     config = BranchedRollouts(AdaptiveLength(0.2, 7, 30), 3, 2, 0.4, 5, MVE(2))
     assert BranchedRollouts.from_json(config.to_json()) == config
@@ -247,6 +330,8 @@ def test_the_configuration_survives_json() -> None:
         ({"algorithm": SAC, "dream_steps": 9}, "dream_steps must be left out with SAC.*BranchedRollouts"),
         ({"algorithm": PPO}, "rollouts must be left out with PPO, which learns in whole dream episodes"),
         ({"algorithm_kwargs": {"replay_buffer_class": object}}, r"may not hold \['replay_buffer_class'\]"),
+        ({"algorithm_kwargs": {"gradient_steps": 2}}, r"may not hold \['gradient_steps'\] with LeanSAC, on which they"),
+        ({"algorithm": TD3, "algorithm_kwargs": {"n_steps": 3, "train_freq": 4}}, r"hold \['n_steps', 'train_freq'\]"),
     ],
 )
 def test_what_does_not_go_together_is_refused(change: dict[str, Any], message: str) -> None:
@@ -254,12 +339,74 @@ def test_what_does_not_go_together_is_refused(change: dict[str, Any], message: s
         agent(**change)
 
 
-def test_wrappers_reach_on_policy_dreams_too() -> None:
+def test_what_changes_sampling_is_inside_of_what_is_known_and_the_rest_around_it() -> None:
+    wrappers = [(UncertaintyPenalty, {"coefficient": 0.5}), (Infoprop, {"horizon": 5})]
+    model: Any = agent(wrappers=wrappers, reward="known", termination="known").model
+    assert [type(m) for m in (model, model.inner, model.inner.inner, model.inner.inner.inner)] == [
+        UncertaintyPenalty,
+        KnownReward,
+        KnownTermination,
+        Infoprop,
+    ]
+    assert model.coefficient == 0.5
+
+
+def test_start_states_of_whole_episodes_follow_their_weights() -> None:
+    class Newest(StartChoice):
+        def weights(self, replay: Any, rows: Any) -> Any:
+            return 3.0 * (rows == rows.max())
+
+    sizes = {"dream_steps": 64, "dream_envs": 4, "dream_horizon": 8, "rollouts": None}
+    dyna = agent(algorithm=PPO, algorithm_kwargs={"n_steps": 16, "batch_size": 32}, starts=Newest(), **sizes).learn(40)
+    newest = dyna.replay.starts().obs[-1, 0].numpy()  # type: ignore[index]
+    assert (dyna.dream.reset()[0] == newest).all()
+
+
+def test_wrappers_reach_on_policy_dreams_too(tmp_path: Any) -> None:
     sizes = {"dream_steps": 64, "dream_envs": 4, "dream_horizon": 8, "rollouts": None}
     kwargs = {"n_steps": 16, "batch_size": 32}
-    penalised = agent(algorithm=PPO, algorithm_kwargs=kwargs, wrappers=[(UncertaintyPenalty, {})], **sizes).learn(40)
+    penalised = agent(algorithm=PPO, algorithm_kwargs=kwargs, wrappers=[(UncertaintyPenalty, {})], **sizes)
+    penalised.set_logger(configure(str(tmp_path), ["json"]))
+    penalised.learn(40)
     plain = agent(algorithm=PPO, algorithm_kwargs=kwargs, **sizes).learn(40)
     pairs = zip(penalised.policy.parameters(), plain.policy.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
     assert isinstance(penalised.model, UncertaintyPenalty)
+    assert json.loads((tmp_path / "progress.json").read_text())["dream/uncertainty"] > 0
+    info = penalised._sb3_env.step_info
+    assert (info["penalty"] > 0).any()
+    assert "raw_reward" in info
     assert isinstance(penalised.action_space, spaces.Box)
+
+
+class Reach(gym.Env[Any, Any]):
+    """A number that pushes move; the nearer to zero, the better; five steps."""
+
+    observation_space = spaces.Box(-2, 2, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.place, self.steps = self.np_random.uniform(-1, 1, 1).astype(np.float32), 0
+        return self.place, {}
+
+    def step(self, action: Any) -> Any:
+        self.place = np.clip(self.place + action, -2, 2).astype(np.float32)
+        self.steps += 1
+        return self.place, -float(self.place[0] ** 2), False, self.steps == 5, {}
+
+
+@pytest.mark.slow
+def test_lean_sac_learns_to_reach_in_250_real_steps() -> None:
+    dyna = agent(
+        Reach(),
+        algorithm_kwargs={"gamma": 0.5, "policy_kwargs": {"net_arch": [32, 32]}, "learning_rate": 3e-3},
+        model_config=EnsembleConfig(members=3, hidden=(32, 32)),
+        trainer_config=TrainerConfig(max_updates=300),
+        rollouts=BranchedRollouts(FixedLength(2), rollouts_per_step=20, updates_per_step=4),
+        learning_starts=50,
+        train_freq=50,
+    ).learn(250)
+    starts = np.linspace(-1, 1, 21, dtype=np.float32)[:, None]
+    reached = starts + dyna.predict(starts, deterministic=True)[0]
+    assert np.abs(reached).mean() < 0.15  # untrained: about 0.5

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mbrl_gym import EnsembleConfig, TrainerConfig
 from mbrl_gym.agents import BranchedRollouts, DARTNoise, Dyna, LeanSAC
@@ -63,6 +64,24 @@ def test_the_covariance_is_that_of_the_policys_change() -> None:
     explorer(dyna).follow()
     expected = 4 * sum(np.outer(row, row) for row in change) / len(change) + 0.01 * np.eye(2)
     np.testing.assert_allclose(explorer(dyna).covariance, expected, rtol=1e-6)
+
+
+def test_the_newest_states_are_those_of_every_environment() -> None:
+    class Tired(Plane):
+        """Its episodes end after three steps, so that it has more rows than others."""
+
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            return *super().step(action)[:2], self.steps % 3 == 0, False, {}
+
+    env = DummyVecEnv([Plane, Tired, Plane])
+    env.envs[2].step = lambda action: (np.full(3, 7.0, np.float32), 0.0, False, False, {})  # type: ignore[method-assign, attr-defined]
+    dyna = agent(DARTNoise(states=6), env=env).learn(60)
+    rows, index = dyna.replay.starts().obs[:, 0], dyna.replay.start_rows() % 3  # type: ignore[index]
+    newest = [row.tolist() for each in range(3) for row in rows[torch.from_numpy(index == each)][-2:]]
+    assert sorted(explorer(dyna)._seen.tolist()) == sorted(newest)
 
 
 def test_before_the_first_change_only_the_least_noise_is_there() -> None:

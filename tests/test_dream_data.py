@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_gym import SequenceReplay
@@ -103,3 +103,65 @@ def test_batches_are_those_of_sb3s_buffer_normalisation_included() -> None:
             assert a.dtype == b.dtype, name
             torch.testing.assert_close(a, b, msg=name)
         assert mine.discounts is None
+
+
+class Pair(gym.Env[Any, Any]):
+    """A dictionary of a vector and a number, and three actions."""
+
+    observation_space = spaces.Dict(x=BOX, kind=spaces.Box(0, 1, (1,), np.float32))
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return {"x": self.np_random.normal(size=2).astype(np.float32), "kind": np.ones(1, np.float32)}, {}
+
+    def step(self, action: Any) -> Any:
+        return self.reset()[0], float(self.np_random.normal(3.0)), False, False, {}
+
+
+@pytest.mark.parametrize("norm_reward", [True, False])
+def test_dictionaries_and_discrete_actions_are_those_of_sb3s_buffer(norm_reward: bool) -> None:
+    env = VecNormalize(DummyVecEnv([Pair]), norm_obs_keys=["x"], norm_reward=norm_reward, clip_reward=0.5)
+    env.reset()
+    for _ in range(30):
+        env.step(np.array([1]))
+    stock = DictReplayBuffer(1, env.observation_space, env.action_space, device="cpu", handle_timeout_termination=False)  # type: ignore[arg-type]
+    obs = {"x": np.array([[0.3, 0.1]], np.float32), "kind": np.array([[1.0]], np.float32)}
+    after = {name: value / 2 for name, value in obs.items()}
+    stock.add(obs, after, np.array([2]), np.array([0.7]), np.array([False]), [{}])  # type: ignore[arg-type]
+    buffer = MixedReplayBuffer(env.observation_space, env.action_space, CPU, 1.0, 1)
+    buffer.real = Rows(
+        {name: torch.tensor(value) for name, value in obs.items()},
+        torch.tensor([[2]]),
+        {name: torch.tensor(value) for name, value in after.items()},
+        torch.tensor([0.7]),
+        torch.zeros(1),
+    )
+    for normalize in (None, env):
+        mine, theirs = buffer.sample(3, normalize), stock.sample(3, normalize)
+        assert type(mine) is type(theirs)
+        for name in ("actions", "dones", "rewards"):
+            torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), msg=name)
+        for name in ("observations", "next_observations"):
+            torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), msg=name)
+
+
+def test_a_change_of_the_batch_sees_normalised_rewards_and_brings_discounts() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    env.ret_rms.var = np.array(4.0)
+    buffer = mixed(1.0)
+    buffer.real = rows([6.0])
+    seen: list[Any] = []
+
+    def change(drawn: Rows) -> Any:
+        seen.append((drawn, buffer.drawn))
+        return drawn[:2], torch.full((2,), 0.5)
+
+    buffer.change = change
+    env.norm_obs = False
+    batch = buffer.sample(4, env)
+    torch.testing.assert_close(seen[0][0].reward, torch.full((4,), 3.0))
+    assert seen[0][0] is seen[0][1]
+    torch.testing.assert_close(batch.rewards, torch.full((2, 1), 3.0))
+    assert batch.discounts is not None
+    assert batch.discounts.tolist() == [[0.5], [0.5]]

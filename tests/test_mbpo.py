@@ -9,7 +9,7 @@ import torch
 from stable_baselines3 import SAC
 
 from mbrl_gym import EnsembleConfig, TrainerConfig
-from mbrl_gym.agents import MBPO, BranchedRollouts, LeanSAC, ScheduledLength
+from mbrl_gym.agents import MBPO, BranchedRollouts, FixedLength, LeanSAC, ScheduledLength
 from mbrl_gym.agents.mbpo_presets import PRESETS, cpu, paper
 from mbrl_gym.agents.rollout_length import Experience
 from mbrl_gym.packing import same_numbers
@@ -28,9 +28,9 @@ TINY: dict[str, Any] = {
 
 
 def test_the_papers_numbers() -> None:
-    """jannerm/mbpo examples/config; specs of mbrl-lib for what it lacks."""
+    """jannerm/mbpo examples/config, at ac694ff."""
     hopper = paper("Hopper-v5")
-    assert hopper.rollouts == BranchedRollouts(ScheduledLength(20_000, 150_000, 1, 15), 400, 20, 0.05, 1)
+    assert hopper.rollouts == BranchedRollouts(ScheduledLength(20_000, 150_000, 1, 15), 400, 20, 0.05, 4)
     assert hopper.sac == {"target_entropy": -1.0}
     assert (hopper.learning_starts, hopper.train_freq) == (5000, 250)
     assert (hopper.model.members, hopper.model.elites, hopper.model.hidden) == (7, 5, (200,) * 4)
@@ -41,6 +41,27 @@ def test_the_papers_numbers() -> None:
     assert (cheetah.rollouts.updates_per_step, cheetah.sac["target_entropy"]) == (40, -3.0)
     assert ant.rollouts.length == ScheduledLength(20_000, 100_000, 1, 25)
     assert paper(ENV).learning_starts == 500
+    found = {}
+    for name in ("InvertedPendulum", "Hopper", "HalfCheetah", "Walker2d", "Ant", "Humanoid"):
+        row = paper(f"{name}-v5")
+        dreams = row.rollouts
+        rollouts = dreams.rollouts_per_step * row.train_freq
+        found[name] = (dreams.updates_per_step, row.sac["target_entropy"], dreams.retain, row.train_freq, rollouts)
+        assert row.model.hidden == ((400,) if name == "Humanoid" else (200,)) * 4
+        assert dreams.real_ratio == 0.05
+    assert (
+        found
+        == {  # epochs of 1,000 steps, the pendulum's of 250, of which dreams are kept for one, Humanoid's for 5
+            "InvertedPendulum": (10, -0.05, 1, 250, 100_000),
+            "Hopper": (20, -1.0, 4, 250, 100_000),
+            "HalfCheetah": (40, -3.0, 4, 250, 100_000),
+            "Walker2d": (20, -3.0, 4, 250, 100_000),
+            "Ant": (20, -4.0, 4, 250, 100_000),
+            "Humanoid": (20, -2.0, 5, 1000, 100_000),
+        }
+    )
+    assert paper("Humanoid-v5").rollouts.length == ScheduledLength(20_000, 300_000, 1, 25)
+    assert paper("Walker2d-v5").rollouts.length == FixedLength(1)
     assert paper("Something-v0").rollouts.updates_per_step == 20
     lengths = [hopper.rollouts.length.steps(Experience(n, None, None, np.array([0]))) for n in (0, 85_000, 200_000)]  # type: ignore[arg-type]
     assert lengths == [1, 8, 15]
@@ -55,7 +76,7 @@ def test_a_preset_is_what_the_agent_has(name: str) -> None:
     assert agent.model.unwrapped.config.hidden == preset.model.hidden
     assert agent.trainer.config == preset.trainer
     assert (agent.learning_starts, agent.train_freq) == (preset.learning_starts, preset.train_freq)
-    assert agent.algorithm.target_entropy == -1.0
+    assert agent.algorithm.target_entropy == -0.05
     given = MBPO("MlpPolicy", ENV, preset=name, algorithm_kwargs={"target_entropy": -2.0}, **TINY)
     assert given.algorithm.target_entropy == -2.0  # what is passed wins
     assert given.rollouts == TINY["rollouts"]

@@ -60,6 +60,11 @@ def test_the_schedule_is_the_papers() -> None:
         for n in (0, 20_000, 30_000, 85_000, 150_000, 400_000)
     ]
     assert found == [1, 1, 2, 8, 15, 15]
+    replay, unseen = pushed(4, 4), np.array([0])
+    for epoch in range(0, 320, 3):
+        share = 0 if epoch <= 20 else min((epoch - 20) / (300 - 20), 1)
+        now = Experience(1000 * epoch, None, replay, unseen)
+        assert ScheduledLength(20_000, 300_000, 2, 25).steps(now) == int(share * 23 + 2)
     assert FixedLength(7).steps(Experience(0, None, pushed(4, 4), np.array([0]))) == 7
 
 

@@ -230,7 +230,7 @@ def next_text(run: RunFolder, env_id: str, published: str | None = None) -> str:
         make = f'{"gym" if known else "mbrl_gym"}.make("{learned}", checkpoint="{folder}/model")'
     return (
         f"  mbrl-gym evaluate {folder} --dream          # the policy, in reality and in its dream\n"
-        f"  mbrl-gym train dyna --env {env_id} --steps 3000 --out runs/mine --algorithm sac\n"
+        f"  mbrl-gym train dyna --env {env_id} --steps 3000 --out runs/mine --seed 1\n"
         "  python:\n"
         "    import gymnasium as gym, mbrl_gym\n"
         f"    env = {make}"

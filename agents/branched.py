@@ -1,6 +1,6 @@
 """BranchedRollouts: short imagined rollouts from real states, for algorithms that learn from a replay buffer."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from mbrl_gym.agents.dream_data import MixedReplayBuffer, Rows, normalized, real_rows, stored_action
 from mbrl_gym.agents.dream_strategy import DreamStrategy
 from mbrl_gym.agents.expander import Expander
+from mbrl_gym.agents.imports import decode_choice, encode_choice
 from mbrl_gym.agents.inner import real_noise
 from mbrl_gym.agents.rollout_length import LENGTHS, Experience, FixedLength, RolloutLength
 from mbrl_gym.agents.value_expansion import EXPANSIONS, MVE, STEVE
@@ -59,12 +60,17 @@ class BranchedRollouts:
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("length", "expansion")}
-        return {**plain, "length": _named(LENGTHS, self.length), "expansion": _named(EXPANSIONS, self.expansion)}
+        return {
+            **plain,
+            "length": encode_choice(LENGTHS, self.length),
+            "expansion": encode_choice(EXPANSIONS, self.expansion),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "BranchedRollouts":
         """Return the configuration that `to_json` described."""
-        parts = {"length": _unnamed(LENGTHS, data["length"]), "expansion": _unnamed(EXPANSIONS, data["expansion"])}
+        kinds = {"length": LENGTHS, "expansion": EXPANSIONS}
+        parts = {name: decode_choice(known, data[name], f"rollouts[{name!r}]") for name, known in kinds.items()}
         return cls(**{**data, **parts})
 
 
@@ -258,18 +264,6 @@ def _normal(noise: Any) -> NormalActionNoise | None:
     """Return an algorithm's action noise where it is drawn anew for each step."""
     base = noise.base_noise if isinstance(noise, VectorizedActionNoise) else noise  # SB3 makes one for each dream
     return base if isinstance(base, NormalActionNoise) else None
-
-
-def _named(kinds: dict[str, type[Any]], value: Any) -> dict[str, Any] | None:
-    """Return a dataclass as JSON with the name of its kind."""
-    if value is None:
-        return None
-    return {"kind": next(name for name, kind in kinds.items() if type(value) is kind), **asdict(value)}
-
-
-def _unnamed(kinds: dict[str, type[Any]], data: dict[str, Any] | None) -> Any:
-    """Return what `_named` described."""
-    return None if data is None else kinds[data["kind"]](**{k: v for k, v in data.items() if k != "kind"})
 
 
 def _to_plain(rows: Rows) -> dict[str, Any]:

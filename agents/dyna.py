@@ -21,7 +21,7 @@ from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.branched import Branched, BranchedRollouts
 from mbrl_gym.agents.dart import DARTExplorer, DARTNoise
 from mbrl_gym.agents.dream_strategy import DreamStrategy
-from mbrl_gym.agents.imports import decode, encode
+from mbrl_gym.agents.imports import decode, decode_choice, encode, encode_choice
 from mbrl_gym.agents.inner import (
     add_noise,
     algorithm_state,
@@ -32,7 +32,7 @@ from mbrl_gym.agents.inner import (
 )
 from mbrl_gym.agents.owner import Wrappers
 from mbrl_gym.agents.randomness import isolated_randomness
-from mbrl_gym.agents.start_choice import StartChoice, UniformStarts, starts_from_json, starts_to_json
+from mbrl_gym.agents.start_choice import STARTS, StartChoice, UniformStarts
 from mbrl_gym.agents.whole_episodes import WholeEpisodes
 from mbrl_gym.envs.vector import LearnedVectorEnv
 from mbrl_gym.fit import TrainerConfig
@@ -296,7 +296,7 @@ class Dyna(ModelBasedAlgorithm):
             **{name: getattr(self, name) if self.rollouts is None else None for name in dreams},
             "normalize_reward": self.normalize_reward,
             "rollouts": None if self.rollouts is None else self.rollouts.to_json(),
-            "starts": starts_to_json(self.starts),
+            "starts": encode_choice(STARTS, self.starts),
             "exploration": None if self.exploration is None else asdict(self.exploration),
             **{name: encode(value) for name, value in self._inner_arguments().items()},
         }
@@ -318,7 +318,7 @@ class Dyna(ModelBasedAlgorithm):
         if "rollouts" not in given and found["rollouts"] is not None:
             found["rollouts"] = BranchedRollouts.from_json(found["rollouts"])
         if "starts" not in given:
-            found["starts"] = starts_from_json(found["starts"])
+            found["starts"] = decode_choice(STARTS, found["starts"], "starts")
         if "exploration" not in given and found["exploration"] is not None:
             found["exploration"] = DARTNoise(**found["exploration"])
         return cls(env=None, _init_setup_model=False, **found)

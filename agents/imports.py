@@ -1,6 +1,8 @@
 """Classes in checkpoints: stored by import path, and imported again only where that can do no harm."""
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,23 @@ def decode(data: Any, name: str) -> Any:
     raise CheckpointError(
         f"{name} was {data.get('omitted')}, which a file cannot hold; pass {name.split('[')[0]}= to load()"
     )
+
+
+def encode_choice(kinds: Mapping[str, type[Any]], choice: Any) -> Any:
+    """Return a dataclass of one of the library's ``kinds`` as JSON with its name; of others a note of what it was."""
+    name = next((name for name, kind in kinds.items() if type(choice) is kind), None)
+    return encode(choice) if name is None else {"kind": name, **asdict(choice)}
+
+
+def decode_choice(kinds: Mapping[str, type[Any]], data: Any, name: str) -> Any:
+    """Return what `encode_choice` described; ``name`` is the argument it belongs to.
+
+    Raises:
+        CheckpointError: it is of a class that is not the library's.
+    """
+    if not (isinstance(data, dict) and "kind" in data):
+        return decode(data, name)
+    return kinds[data["kind"]](**{key: value for key, value in data.items() if key != "kind"})
 
 
 def import_class(path: str, name: str) -> type:

@@ -1,8 +1,8 @@
 """Which real states imagined rollouts start from: all alike, rather the newest, or rather those before a failure."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,19 +72,6 @@ class FailureStarts(StartChoice):
 
 
 STARTS: dict[str, type[Any]] = {"uniform": UniformStarts, "recent": RecentStarts, "failures": FailureStarts}
-
-
-def starts_to_json(choice: StartChoice) -> dict[str, Any]:
-    """Return ``choice`` as JSON."""
-    name = next(key for key, kind in STARTS.items() if type(choice) is kind)
-    return {"kind": name, **asdict(cast(Any, choice))}
-
-
-def starts_from_json(data: dict[str, Any]) -> StartChoice:
-    """Return the choice that `starts_to_json` described."""
-    arguments = dict(data)
-    choice: StartChoice = STARTS[arguments.pop("kind")](**arguments)
-    return choice
 
 
 def age(replay: SequenceReplay, rows: Array) -> Array:

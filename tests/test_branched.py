@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from mbrl_gym import EnsembleConfig, TrainerConfig
+from mbrl_gym import CheckpointError, EnsembleConfig, TrainerConfig
 from mbrl_gym.agents import (
     AdaptiveLength,
     BranchedRollouts,
@@ -317,6 +317,28 @@ def test_resume_with_noise_that_has_a_memory_equals_going_on(tmp_path: Any) -> N
         other.learn(30, reset_num_timesteps=False)
     mine, theirs = dyna.get_parameters(), loaded.get_parameters()
     assert all(same_numbers(mine[name], theirs[name]) for name in mine)
+
+
+class OwnStarts(StartChoice):
+    """A user's own choice."""
+
+    def weights(self, replay: Any, rows: Any) -> Any:
+        return None
+
+
+class OwnLength(FixedLength):
+    """A user's own length."""
+
+
+def test_choices_of_ones_own_are_saved_around_and_have_to_be_given_again(tmp_path: Any) -> None:
+    rollouts = BranchedRollouts(OwnLength(1), rollouts_per_step=4, updates_per_step=1)
+    agent(starts=OwnStarts(), rollouts=rollouts).learn(45).save(tmp_path / "agent")
+    with pytest.raises(CheckpointError, match=r"rollouts\['length'\] was OwnLength.*pass rollouts= to load\(\)"):
+        Dyna.load(tmp_path / "agent")
+    with pytest.raises(CheckpointError, match=r"starts was .*OwnStarts.*pass starts= to load\(\)"):
+        Dyna.load(tmp_path / "agent", rollouts=rollouts)
+    loaded = Dyna.load(tmp_path / "agent", rollouts=rollouts, starts=OwnStarts(), device="cpu")
+    assert loaded.num_timesteps == 45
 
 
 def test_the_configuration_survives_json() -> None:

@@ -6,7 +6,8 @@ from gymnasium import spaces
 
 from mbrl_gym import SequenceReplay
 from mbrl_gym.agents import FailureStarts, RecentStarts, UniformStarts
-from mbrl_gym.agents.start_choice import starts_from_json, starts_to_json, steps_to_termination
+from mbrl_gym.agents.imports import decode_choice, encode_choice
+from mbrl_gym.agents.start_choice import STARTS, steps_to_termination
 
 BOX = spaces.Box(-999, 999, (1,), np.float32)
 PUSH = spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -79,7 +80,7 @@ def test_an_overwritten_ring_and_one_without_ends() -> None:
 
 @pytest.mark.parametrize("choice", [UniformStarts(), RecentStarts(7.0), FailureStarts(3, 2.0)])
 def test_choices_survive_json(choice: UniformStarts) -> None:
-    assert starts_from_json(starts_to_json(choice)) == choice
+    assert decode_choice(STARTS, encode_choice(STARTS, choice), "starts") == choice
 
 
 def test_bad_choices_are_refused() -> None:

@@ -10,6 +10,7 @@ from mbrl_gym.agents.dyna import Dyna
 from mbrl_gym.agents.dyna_q import DynaQ
 from mbrl_gym.agents.mbpo import MBPO
 from mbrl_gym.agents.pets import PETS
+from mbrl_gym.agents.policy_search import policy_prior, policy_value, search_policy
 from mbrl_gym.agents.rollout_length import AdaptiveLength, FixedLength, ScheduledLength
 from mbrl_gym.agents.sac import LeanSAC
 from mbrl_gym.agents.start_choice import FailureStarts, RecentStarts, UniformStarts
@@ -32,4 +33,7 @@ __all__ = [
     "RecentStarts",
     "ScheduledLength",
     "UniformStarts",
+    "policy_prior",
+    "policy_value",
+    "search_policy",
 ]

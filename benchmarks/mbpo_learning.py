@@ -49,11 +49,13 @@ class Task:
     episodes: int = 10
 
 
+# As RL Zoo's for Pendulum-v1, with small networks.
+SMALL: dict[str, Any] = {"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}}
 TASKS = {
     "inverted_pendulum": Task("InvertedPendulum-v5", 5_000, MBPO),
     "hopper": Task("Hopper-v5", 25_000, MBPO),
-    "pendulum_sac": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": LeanSAC}),
-    "pendulum_tqc": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": TQC}),
+    "pendulum_sac": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": LeanSAC, "algorithm_kwargs": SMALL}),
+    "pendulum_tqc": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": TQC, "algorithm_kwargs": SMALL}),
     "cartpole_dqn": Task("CartPole-v1", 5_000, Dyna, {"algorithm": DQN}),
 }
 

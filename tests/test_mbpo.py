@@ -9,7 +9,7 @@ import torch
 from stable_baselines3 import SAC
 
 from mbrl_gym import EnsembleConfig, TrainerConfig
-from mbrl_gym.agents import MBPO, BranchedRollouts, FixedLength, LeanSAC, ScheduledLength
+from mbrl_gym.agents import MBPO, AdaptiveLength, BranchedRollouts, FixedLength, LeanSAC, ScheduledLength
 from mbrl_gym.agents.mbpo_presets import PRESETS, cpu, paper
 from mbrl_gym.agents.rollout_length import Experience
 from mbrl_gym.packing import same_numbers
@@ -131,7 +131,10 @@ def test_the_cpu_preset_is_light() -> None:
     light, full = cpu("Hopper-v5"), paper("Hopper-v5")
     assert light.rollouts.updates_per_step < full.rollouts.updates_per_step
     assert light.trainer.max_updates is not None
-    assert cpu("Something-v0").sac == {}
+    assert light.sac == {"policy_kwargs": {"net_arch": [128, 128]}, "target_entropy": -1.0}
+    assert "target_entropy" not in cpu("Something-v0").sac  # SB3's own
+    lengths = [cpu(f"{name}-v5").rollouts.length for name in ("InvertedPendulum", "Hopper", "Something")]
+    assert lengths == [AdaptiveLength(bound=0.1), full.rollouts.length, FixedLength(1)]
 
 
 def test_bad_arguments() -> None:

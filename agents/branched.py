@@ -10,7 +10,7 @@ from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNo
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
-from mbrl_gym.agents.dream_data import MixedReplayBuffer, Rows, normalized, real_rows, stored_action
+from mbrl_gym.agents.dream_data import MixedReplayBuffer, Rows, ending, normalized, real_rows, stored_action
 from mbrl_gym.agents.dream_strategy import DreamStrategy
 from mbrl_gym.agents.expander import Expander
 from mbrl_gym.agents.imports import decode_choice, encode_choice
@@ -235,7 +235,7 @@ class Branched(DreamStrategy):
     def _rows(self, before: Observation, encoded: Tensor, after: Observation, step: Prediction, alive: Tensor) -> Rows:
         """Return the transitions of the rows that are still alive, without those that diverged."""
         action = stored_action(encoded, self.agent.action_space)
-        rows = Rows(before, action, after, step.reward, step.terminated.float())
+        rows = Rows(before, action, after, step.reward, ending(step))
         diverged = step.info.get("diverged", torch.zeros_like(alive))
         return rows[alive & ~diverged]
 

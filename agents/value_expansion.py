@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_gym.agents.dream_data import Rows
+from mbrl_gym.agents.dream_data import Rows, ending
 from mbrl_gym.model import WorldModel
 from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
@@ -89,21 +89,20 @@ def expand(
         unit: brings imagined rewards to the units of ``rows.reward``.
     """
     state = beliefs(model, rows.next_obs, generator)
-    alive = rows.done == 0
-    reward, done = rows.reward, rows.done
-    reached = rows.next_obs
+    survival, reward, reached = 1.0 - rows.done, rows.reward, rows.next_obs
+    alive = survival > 0
     factor = torch.full_like(reward, discount)  # of what comes after the steps so far
     for _ in range(horizon):
         action, entropy = policy(reached)
         after, step = model.predict(state, action, generator, uncertainty=False)
         goes_on = alive & ~step.info.get("diverged", torch.zeros_like(alive))
-        reward = torch.where(goes_on, reward + factor * (entropy + unit(step.reward)), reward)
-        done = torch.where(goes_on, step.terminated.float(), done)
+        reward = torch.where(goes_on, reward + factor * survival * (entropy + unit(step.reward)), reward)
+        survival = torch.where(goes_on, survival * (1.0 - ending(step)), survival)
         factor = torch.where(goes_on, factor * discount, factor)
         state = after.where(goes_on, state)
         reached = _where(goes_on, model.decode(after), reached)
         alive = goes_on & ~(step.terminated | step.truncated)
-    return replace(rows, reward=reward, done=done, next_obs=reached), factor
+    return replace(rows, reward=reward, done=1.0 - survival, next_obs=reached), factor
 
 
 def steve_target(
@@ -133,13 +132,13 @@ def steve_target(
     members = model.hypotheses
     state = model.branch(beliefs(model, rows.next_obs, generator), members)  # [N * E]
     wide = rows.repeat(members)
-    alive, total = wide.done == 0, wide.reward
-    moving = alive  # what is cut is worth something, but does not move on
+    survival, total = 1.0 - wide.done, wide.reward
+    moving = survival > 0  # what is cut is worth something, but does not move on
     factor = torch.full_like(total, discount)
     reached = wide.next_obs
     means, variances = [], []
     for h in range(horizon + 1):
-        bootstrap = torch.where(alive, factor, 0.0) * critics(reached)  # [L, N * E]
+        bootstrap = factor * survival * critics(reached)  # [L, N * E]
         candidates = (total + bootstrap).reshape(bootstrap.shape[0], -1, members)
         means.append(candidates.mean(dim=(0, 2)))
         variances.append(candidates.var(dim=(0, 2), unbiased=False))
@@ -147,12 +146,12 @@ def steve_target(
             break
         action, entropy = policy(reached)
         after, step = model.predict(state, action, generator, uncertainty=False)
-        goes_on = moving & ~step.info.get("diverged", torch.zeros_like(alive))
-        total = torch.where(goes_on, total + factor * (entropy + unit(step.reward)), total)
+        goes_on = moving & ~step.info.get("diverged", torch.zeros_like(moving))
+        total = torch.where(goes_on, total + factor * survival * (entropy + unit(step.reward)), total)
         factor = torch.where(goes_on, factor * discount, factor)
         state = after.where(goes_on, state)
         reached = _where(goes_on, model.decode(after), reached)
-        alive = torch.where(goes_on, ~step.terminated, alive)
+        survival = torch.where(goes_on, survival * (1.0 - ending(step)), survival)
         moving = goes_on & ~(step.terminated | step.truncated)
     weight = 1.0 / (torch.stack(variances) + 1e-8)  # [H + 1, N]
     return (torch.stack(means) * weight).sum(0) / weight.sum(0)

@@ -99,6 +99,24 @@ def test_an_ended_rollout_is_not_continued() -> None:
     assert (dream.obs[100:, 0] <= 1).all()  # type: ignore[index]  # behind the first steps none begins beyond the end
 
 
+class Doubting(Walk):
+    """Gives the end of every episode three in ten, and ends it beyond 1."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        state, step = super().predict(*args, **kwargs)
+        return state, replace(step, continuation=torch.full_like(step.continuation, 0.7))
+
+
+def test_a_doubtful_end_counts_as_much_as_it_is_probable_and_a_decided_one_fully() -> None:
+    rollouts = BranchedRollouts(FixedLength(4), rollouts_per_step=5, updates_per_step=1)
+    config = WalkConfig(ends_at=1.0)
+    dyna = agent(Line(), model_class=Doubting, model_config=config, rollouts=rollouts).learn(40)
+    (dream,) = branched(dyna).buffer.dreams
+    ended = dream.next_obs[:, 0] > 1  # type: ignore[index]
+    assert 0 < int(ended.sum()) < dream.batch_size
+    torch.testing.assert_close(dream.done, torch.where(ended, 1.0, 0.3))
+
+
 class Cutting(Walk):
     """Cuts every row whose first number is above 1; ``diverges``: because it diverged."""
 

@@ -66,6 +66,32 @@ def test_imagined_rewards_are_discounted_and_ends_are_kept() -> None:
     torch.testing.assert_close(found.next_obs[0], torch.tensor([1.0, 1.0]))  # type: ignore[index]
 
 
+class Doubting(Walk):
+    """Gives the end of every episode a quarter."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        state, step = super().predict(*args, **kwargs)
+        return state, replace(step, continuation=torch.full_like(step.continuation, 0.75))
+
+
+def test_what_comes_after_a_doubtful_end_counts_less() -> None:
+    found, _ = expand(Doubting(BOX, PUSH), push_one, transitions([0.0], [0.2]), 2, 0.9, generator())
+    reward = 100 + 0.9 * 0.8 * (0.25 + 0.5) + 0.81 * 0.8 * 0.75 * (0.25 + 1.0)
+    torch.testing.assert_close(found.reward, torch.tensor([reward]))
+    torch.testing.assert_close(found.done, torch.tensor([1 - 0.8 * 0.75**2]))
+
+
+def test_steve_counts_what_comes_after_a_doubtful_end_less() -> None:
+    model = Doubting(BOX, PUSH)
+    rows = transitions([4.0], [0.2])
+    found = steve_target(model, push_one, two_critics, rows, 0, 0.5, generator())
+    torch.testing.assert_close(found, torch.tensor([100 + 0.5 * 0.8 * 6.0]))
+    critic = lambda obs: obs[:, :1].T  # noqa: E731  # one critic: no variance, all horizons weigh the same
+    found = steve_target(model, push_one, critic, rows, 1, 0.5, generator())
+    longer = 100 + 0.5 * 0.8 * (0.25 + 4.5) + 0.25 * 0.8 * 0.75 * 4.5
+    torch.testing.assert_close(found, torch.tensor([(100 + 0.5 * 0.8 * 4.0 + longer) / 2]))
+
+
 class Cutting(Walk):
     """Cuts its rows beyond 1; where ``breaks``, it diverged there."""
 

@@ -32,13 +32,14 @@ ON_POLICY_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # The buffer is the agent's own (mbrl_gym.agents.dream_data), so SB3 shall allocate none.
 OFF_POLICY_DEFAULTS: dict[str, Any] = {"learning_starts": 0, "train_freq": 1, "batch_size": 256, "buffer_size": 1}
-# Target networks and exploration follow updates and real steps here, which are fewer than SB3 counts on.
+# Updates are far more than real steps, and the last of them shall not shake the policy: the target network follows
+# smoothly, and the learning rate falls (benchmarks/mbpo_learning.py cartpole_dqn).
 DISCRETE_DEFAULTS: dict[str, Any] = {
     **OFF_POLICY_DEFAULTS,
-    "target_update_interval": 500,
+    "target_update_interval": 1,
+    "tau": 0.01,
     "exploration_fraction": 0.2,
-    "learning_rate": 1e-3,
-    "gamma": 0.98,
+    "learning_rate": annealed,
 }
 
 

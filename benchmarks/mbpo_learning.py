@@ -26,7 +26,7 @@ from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mbrl_gym.agents import MBPO, Dyna, LeanSAC
+from mbrl_gym.agents import MBPO, BranchedRollouts, Dyna, FixedLength, LeanSAC
 from mbrl_gym.report import run_episodes
 
 
@@ -56,7 +56,12 @@ TASKS = {
     "hopper": Task("Hopper-v5", 25_000, MBPO),
     "pendulum_sac": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": LeanSAC, "algorithm_kwargs": SMALL}),
     "pendulum_tqc": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": TQC, "algorithm_kwargs": SMALL}),
-    "cartpole_dqn": Task("CartPole-v1", 5_000, Dyna, {"algorithm": DQN}),
+    "cartpole_dqn": Task(
+        "CartPole-v1",
+        5_000,
+        Dyna,
+        {"algorithm": DQN, "rollouts": BranchedRollouts(FixedLength(10), rollouts_per_step=20, retain=4)},
+    ),
 }
 
 

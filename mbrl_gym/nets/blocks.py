@@ -1,0 +1,88 @@
+"""Layers of the Dreamer family: linear maps with its initialisation, maps by block, and a norm."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+TRUNCATION = 1.1368  # what a normal truncated at two deviations lacks, as the reference has it
+
+
+def truncated_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tensor:
+    """Fill ``weight`` in place with a normal truncated at two deviations of 1.1368 / sqrt(fan_in), times ``scale``.
+
+    Source: danijar/dreamerv3 ``embodied/jax/nets.py`` (Initializer, "trunc_normal").
+    """
+    with torch.no_grad():
+        nn.init.trunc_normal_(weight, 0.0, 1.0, -2.0, 2.0)
+        return weight.mul_(TRUNCATION * math.sqrt(1 / fan_in) * scale)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` that starts as the Dreamer's: truncated normal by the fan-in times ``scale``, biases zero.
+
+    Args:
+        inputs: features in.
+        outputs: features out.
+        scale: of the weights; 0 for heads that have to begin with the same output everywhere.
+    """
+
+    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        self._scale = scale
+        super().__init__(inputs, outputs)
+
+    def reset_parameters(self) -> None:
+        """Start anew."""
+        truncated_(self.weight, self.in_features, self._scale)
+        nn.init.zeros_(self.bias)
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root of the mean square of the last axis, in float32, and scales each feature.
+
+    Source: danijar/dreamerv3 ``embodied/jax/nets.py`` (Norm, "rms"): eps 1e-4 inside the root, no offset.
+
+    Args:
+        features: size of the last axis.
+    """
+
+    def __init__(self, features: int, eps: float = 1e-4) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(features))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., features] in the dtype of ``x``."""
+        return nn.functional.rms_norm(x.float(), self.scale.shape, self.scale.float(), self.eps).to(x.dtype)
+
+
+class BlockLinear(nn.Module):
+    """Maps each of G equal parts of the features by a matrix of its own; one batched product.
+
+    Weights are stored as the product wants them, [G, in / G, out / G]. They start by the fan-in of the whole map, as in
+    the reference (danijar/dreamerv3 ``embodied/jax/nets.py``, BlockLinear: the fan-in of its kernel counts all blocks).
+
+    Args:
+        inputs: features in, a multiple of ``blocks``.
+        outputs: features out, a multiple of ``blocks``.
+        blocks: G.
+        fan_in: what the initialisation counts; None: ``inputs``.
+
+    Raises:
+        ValueError: the features are no multiple of the blocks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, fan_in: int | None = None) -> None:
+        super().__init__()
+        for name, size in (("inputs", inputs), ("outputs", outputs)):
+            if size % blocks:
+                raise ValueError(f"{name} must be a multiple of the {blocks} blocks, got {size}")
+        weight = torch.empty(blocks, inputs // blocks, outputs // blocks)
+        self.weight = nn.Parameter(truncated_(weight, fan_in or inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, out] for ``x`` [B, in]; the features of a block lie side by side."""
+        blocks = self.weight.shape[0]
+        grouped = x.unflatten(-1, (blocks, -1)).transpose(0, 1)  # [G, B, in / G]
+        return torch.bmm(grouped, self.weight).transpose(0, 1).flatten(1) + self.bias

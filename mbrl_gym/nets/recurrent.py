@@ -1,0 +1,148 @@
+"""Cells that carry an RSSM's deterministic state: the GRUs of PlaNet and DreamerV1, of DreamerV2, of DreamerV3.
+
+Each splits its work: `embed` does what depends on the action alone, for all steps of a sequence at once and outside of
+the loop over time; `forward` does the rest of one step.
+
+Shapes: B batch, A encoded action, D deterministic state, S flat stochastic state, H hidden, G blocks.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import elu, silu
+
+from mbrl_gym.nets.blocks import BlockLinear, Linear, RMSNorm, truncated_
+
+
+class Cell(nn.Module, ABC):
+    """One step of a recurrent network that reads a stochastic state and an action.
+
+    Attributes:
+        size: D.
+    """
+
+    size: int
+
+    @abstractmethod
+    def embed(self, action: Tensor) -> Tensor:
+        """Return [..., E], what `forward` needs of the actions [..., A]."""
+
+    @abstractmethod
+    def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
+        """Return the next state [B, D] of the state [B, D], the stochastic state [B, S] and `embed`'s [B, E]."""
+
+
+class GRUCell(Cell):
+    """elu(W [s, a]) into a plain GRU: PlaNet's and DreamerV1's.
+
+    Source: danijar/dreamer ``models.py`` (RSSM.img_step), whose Keras GRU resets behind the product as torch's does.
+    PlaNet has ReLU in place of ELU.
+
+    Args:
+        stoch: S.
+        action: A.
+        size: D.
+        hidden: H.
+    """
+
+    def __init__(self, stoch: int, action: int, size: int, hidden: int) -> None:
+        super().__init__()
+        self.size = size
+        self.stoch_in = nn.Linear(stoch, hidden)
+        self.action_in = nn.Linear(action, hidden, bias=False)
+        self.gru = nn.GRUCell(hidden, size)
+
+    def embed(self, action: Tensor) -> Tensor:
+        """Return the action's part [..., H] of the hidden layer, before its activation."""
+        embedded: Tensor = self.action_in(action)
+        return embedded
+
+    def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
+        """Return the next state [B, D]."""
+        after: Tensor = self.gru(elu(self.stoch_in(stoch) + embedded), deter)
+        return after
+
+
+class LayerNormGRUCell(Cell):
+    """elu(W [s, a]) into a GRU with a LayerNorm over its three gates, which begins by keeping its state: DreamerV2's.
+
+    Source: danijar/dreamerv2 ``dreamerv2/common/nets.py`` (GRUCell: norm, update_bias -1, the reset gate outside of the
+    candidate's product).
+
+    Args:
+        stoch: S.
+        action: A.
+        size: D.
+        hidden: H.
+    """
+
+    def __init__(self, stoch: int, action: int, size: int, hidden: int) -> None:
+        super().__init__()
+        self.size = size
+        self.stoch_in = nn.Linear(stoch, hidden)
+        self.action_in = nn.Linear(action, hidden, bias=False)
+        self.gates = nn.Linear(hidden + size, 3 * size)
+        self.norm = nn.LayerNorm(3 * size, eps=1e-3)
+
+    def embed(self, action: Tensor) -> Tensor:
+        """Return the action's part [..., H] of the hidden layer, before its activation."""
+        embedded: Tensor = self.action_in(action)
+        return embedded
+
+    def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
+        """Return the next state [B, D]."""
+        hidden = elu(self.stoch_in(stoch) + embedded)
+        reset, candidate, update = self.norm(self.gates(torch.cat([hidden, deter], -1))).chunk(3, -1)
+        return _gru(deter, reset, candidate, update)
+
+
+class BlockGRUCell(Cell):
+    """A GRU whose blocks see their own part of the state, and all of them a summary of all inputs: DreamerV3's.
+
+    State, stochastic state and action are summed up in H numbers each. The reference repeats these for every block;
+    here they are one dense product into all blocks, and the action's third of it is part of `embed`. Source:
+    danijar/dreamerv3 ``dreamerv3/rssm.py`` (_core).
+
+    Args:
+        stoch: S.
+        action: A.
+        size: D, a multiple of ``blocks``.
+        hidden: H.
+        blocks: G.
+    """
+
+    def __init__(self, stoch: int, action: int, size: int, hidden: int, blocks: int = 8) -> None:
+        super().__init__()
+        self.size = size
+        self.deter_in, self.deter_norm = Linear(size, hidden), RMSNorm(hidden)
+        self.stoch_in, self.stoch_norm = Linear(stoch, hidden), RMSNorm(hidden)
+        self.action_in, self.action_norm = Linear(action, hidden), RMSNorm(hidden)
+        fan_in = size + 3 * hidden * blocks  # of the reference's one block layer over state and inputs
+        self.own = BlockLinear(size, size, blocks, fan_in)
+        self.shared = nn.Parameter(truncated_(torch.empty(size, 3 * hidden), fan_in))
+        self.norm = RMSNorm(size)
+        self.gates = BlockLinear(size, 3 * size, blocks)
+
+    def embed(self, action: Tensor) -> Tensor:
+        """Return the action's part [..., D] of the layer into the blocks; actions beyond 1 count as 1."""
+        action = action / action.detach().abs().clamp(min=1.0)
+        hidden = silu(self.action_norm(self.action_in(action)))
+        return nn.functional.linear(hidden, self.shared[:, -hidden.shape[-1] :])
+
+    def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
+        """Return the next state [B, D]."""
+        seen = silu(self.deter_norm(self.deter_in(deter))), silu(self.stoch_norm(self.stoch_in(stoch)))
+        inputs = torch.cat(seen, -1)  # [B, 2H]
+        shared = nn.functional.linear(inputs, self.shared[:, : inputs.shape[-1]])
+        hidden = silu(self.norm(self.own(deter) + shared + embedded))
+        blocks = self.own.weight.shape[0]
+        gates = self.gates(hidden).unflatten(-1, (blocks, 3, -1))  # [B, G, 3, D / G]
+        reset, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
+        return _gru(deter, reset, candidate, update)
+
+
+def _gru(deter: Tensor, reset: Tensor, candidate: Tensor, update: Tensor) -> Tensor:
+    """Return the next state [B, D]: at the start, where the gates are about zero, three parts in four are kept."""
+    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+    return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))

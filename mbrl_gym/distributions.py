@@ -102,8 +102,11 @@ class UnimixCategorical:
 
         An exponential race: of exponentials divided by the probabilities, the first wins with that probability.
         """
-        race = torch.empty_like(self.probabilities).exponential_(generator=generator)
-        return self._straight_through((self.probabilities.detach() / race).argmax(-1))
+        return self.sample_from(torch.empty_like(self.probabilities).exponential_(generator=generator))
+
+    def sample_from(self, noise: Tensor) -> Tensor:
+        """Return the sample that exponential ``noise`` [..., classes] makes, drawn outside of a loop over time."""
+        return self._straight_through((self.probabilities.detach() / noise).argmax(-1))
 
     def log_prob(self, one_hot: Tensor) -> Tensor:
         """Return [...], the logarithm of the probability of ``one_hot`` [..., classes]."""
@@ -122,7 +125,47 @@ class UnimixCategorical:
         return one_hot + (self.probabilities - self.probabilities.detach())
 
 
-class BoundedNormal:
+class DiagonalNormal:
+    """Independent Gaussians over the last axis, as one distribution.
+
+    Args:
+        mean: [..., D].
+        deviation: [..., D] positive.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        self.mean, self.deviation = mean.float(), deviation.float()
+
+    @property
+    def mode(self) -> Tensor:
+        """[..., D] the mean."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Return [..., D], reparameterised."""
+        return self.sample_from(torch.empty_like(self.mean).normal_(generator=generator))
+
+    def sample_from(self, noise: Tensor) -> Tensor:
+        """Return the sample that standard normal ``noise`` [..., D] makes."""
+        return torch.addcmul(self.mean, self.deviation, noise)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return [...], summed over the last axis of ``x`` [..., D]."""
+        distance = (x - self.mean) / self.deviation
+        return (-0.5 * distance.square() - self.deviation.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Return [...] in nats."""
+        return (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl(self, other: "DiagonalNormal") -> Tensor:
+        """Return [...], the divergence KL(self || other) in nats."""
+        ratio = (self.deviation / other.deviation).square()
+        distance = ((self.mean - other.mean) / other.deviation).square()
+        return 0.5 * (ratio + distance - 1.0 - ratio.log()).sum(-1)
+
+
+class BoundedNormal(DiagonalNormal):
     """A Gaussian over actions: mean in (-1, 1), deviation within bounds; samples are not clipped.
 
     Source: danijar/dreamerv3 ``embodied/jax/heads.py`` (bounded_normal).
@@ -137,24 +180,4 @@ class BoundedNormal:
     def __init__(self, mean: Tensor, deviation: Tensor, least: float = 0.1, most: float = 1.0) -> None:
         if not 0 < least < most:
             raise ValueError(f"least must be positive and below most = {most}, got {least}")
-        self.mean = mean.float().tanh()
-        self.deviation = (most - least) * torch.sigmoid(deviation.float() + 2.0) + least
-
-    @property
-    def mode(self) -> Tensor:
-        """[..., A] the mean."""
-        return self.mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return [..., A], reparameterised."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return self.mean + self.deviation * noise
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Return [...], summed over the dimensions of ``action`` [..., A]."""
-        distance = (action - self.mean) / self.deviation
-        return (-0.5 * distance.square() - self.deviation.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def entropy(self) -> Tensor:
-        """Return [...] in nats, summed over the dimensions."""
-        return (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+        super().__init__(mean.float().tanh(), (most - least) * torch.sigmoid(deviation.float() + 2.0) + least)

@@ -41,6 +41,8 @@ from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
 from mbrl_gym.models.gaussian_process import GaussianProcess, GaussianProcessConfig
 from mbrl_gym.models.last_layer import LastLayer, LastLayerConfig
 from mbrl_gym.models.mc_dropout import MCDropout, MCDropoutConfig
+from mbrl_gym.models.rssm import RSSM
+from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.models.swag import SWAG, SWAGConfig
 from mbrl_gym.replay import SequenceReplay, StartStates
 from mbrl_gym.spaces import ActionCodec, ObservationCodec
@@ -50,6 +52,7 @@ from mbrl_gym.tensors import TensorStruct
 __version__ = "0.1.0"
 
 __all__ = [
+    "RSSM",
     "SWAG",
     "ActionCodec",
     "BayesByBackprop",
@@ -73,6 +76,7 @@ __all__ = [
     "ModelTrainer",
     "ObservationCodec",
     "Prediction",
+    "RSSMConfig",
     "SWAGConfig",
     "SequenceBatch",
     "SequenceReplay",

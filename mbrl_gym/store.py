@@ -24,6 +24,7 @@ MODELS = {
     "swag": "mbrl_gym.models.swag:SWAG",
     "last_layer": "mbrl_gym.models.last_layer:LastLayer",
     "gaussian_process": "mbrl_gym.models.gaussian_process:GaussianProcess",
+    "rssm": "mbrl_gym.models.rssm:RSSM",
 }
 WRAPPERS = {
     "clamp_range": "mbrl_gym.wrappers.clamp:ClampRange",

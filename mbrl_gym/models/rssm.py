@@ -1,0 +1,263 @@
+"""RSSM: a recurrent state-space model of vector observations; PlaNet's and the Dreamers' world model.
+
+Shapes: B batch, T time, A encoded action, D deterministic state, S flat stochastic state, F = D + S features.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.distributions import TwoHot, symexp_bins
+from mbrl_gym.math import symexp, symlog
+from mbrl_gym.model import ModelLoss, Prediction, WorldModel
+from mbrl_gym.models.rssm_config import RSSMConfig
+from mbrl_gym.nets.blocks import Linear, RMSNorm
+from mbrl_gym.nets.mlp import ACTIVATIONS, MLP
+from mbrl_gym.spaces import Observation, ObservationCodec
+from mbrl_gym.tensors import TensorStruct
+
+LARGEST = 1e6  # numbers beyond it are read as it, where they are not squashed: networks would make infinities of them
+
+
+@dataclass(frozen=True)
+class RSSMState(TensorStruct):
+    """A belief.
+
+    Attributes:
+        deter: [B, D] what is remembered.
+        stoch: [B, S] what is not certain, one sample of it.
+    """
+
+    deter: Tensor
+    stoch: Tensor
+
+
+class RSSM(WorldModel[RSSMState]):
+    """A belief is a recurrent state and a sample of a distribution over what observations leave open.
+
+    One real step: the recurrent cell reads belief and action, the posterior reads the observation beside that. One
+    imagined step: the prior takes the posterior's place. Observation, reward and continuation are read from the belief.
+
+    Source: Hafner et al. 2019 (PlaNet), section 3; danijar/dreamerv3 ``dreamerv3/rssm.py`` and ``agent.py`` at e3f0224.
+
+    Args:
+        observation_space: vectors (Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these).
+        action_space: Box (bounded), Discrete, MultiDiscrete or MultiBinary.
+        config: hyperparameters; None: the defaults.
+
+    Raises:
+        ValueError: a space is not supported.
+    """
+
+    config_class = RSSMConfig
+    config: RSSMConfig
+    bins: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        config: RSSMConfig | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, config or RSSMConfig())
+        config = self.config
+        self.codec = ObservationCodec(observation_space)
+        self.context = config.context
+        self.latent = config.make_latent()
+        self.cell = config.make_cell(self.latent.size, self.action_codec.size)
+        like: dict[str, Any] = {"activation": config.activation, "norm": config.norm}
+        features = config.deter + self.latent.size
+        self.encoder = MLP(self.codec.size, config.units, config.layers, **like)
+        self.prior = MLP(config.deter, config.hidden, config.prior_layers, self.latent.outputs, **like)
+        # The posterior's first layer in two parts: what it reads of observations leaves the loop over time.
+        self.posterior_deter = Linear(config.deter, config.hidden)
+        self.posterior_token = nn.Linear(config.units, config.hidden, bias=False)
+        with torch.no_grad():  # as one layer over both inputs begins
+            both = config.deter + config.units
+            self.posterior_deter.weight.mul_((config.deter / both) ** 0.5)
+            self.posterior_token.weight.copy_(Linear(config.units, config.hidden).weight)
+            self.posterior_token.weight.mul_((config.units / both) ** 0.5)
+        self.posterior_norm = RMSNorm(config.hidden) if config.norm else nn.Identity()
+        self.activation = ACTIVATIONS[config.activation]()
+        rest = config.posterior_layers - 1
+        self.posterior = (
+            MLP(config.hidden, config.hidden, rest, self.latent.outputs, **like)
+            if rest
+            else Linear(config.hidden, self.latent.outputs)
+        )
+        self.decoder = MLP(features, config.units, config.layers, self.codec.size, **like)
+        rewards, zero = (255, 0.0) if config.reward == "two_hot" else (1, 1.0)
+        self.reward_head = MLP(features, config.units, config.head_layers, rewards, scale=zero, **like)
+        self.continuation_head = MLP(features, config.units, config.head_layers, 1, **like)
+        self.register_buffer("bins", symexp_bins(), persistent=False)
+
+    # ---- beliefs ----------------------------------------------------------------------------------------------------
+
+    def initial(self, batch_size: int) -> RSSMState:
+        """Return zeros, the blank belief [B]."""
+        zeros = self.bins.new_zeros
+        return RSSMState(zeros(batch_size, self.config.deter), zeros(batch_size, self.latent.size))
+
+    def observe(
+        self,
+        state: RSSMState,
+        action: Tensor,
+        obs: Observation,
+        is_first: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> RSSMState:
+        """Return the posterior belief after one real step (see `WorldModel.observe`)."""
+        token = self.posterior_token(self.encoder(self._read(obs)))
+        noise = self.latent.noise((len(is_first),), self.device, generator)
+        return self._filter(state, self.cell.embed(_masked(action, is_first)), token, is_first, noise)[0]
+
+    def predict(
+        self,
+        state: RSSMState,
+        action: Tensor,
+        generator: torch.Generator | None = None,
+        sample: bool = True,
+        uncertainty: bool = True,
+    ) -> tuple[RSSMState, Prediction]:
+        """Return the prior belief after one imagined step, and what comes with it (see `WorldModel.predict`)."""
+        deter = self.cell(state.deter, state.stoch, self.cell.embed(action))
+        dist = self.latent.dist(self.prior(deter))
+        if sample:
+            stoch = self.latent.sample(dist, self.latent.noise((len(deter),), self.device, generator))
+        else:
+            stoch = self.latent.mode(dist)
+        features = torch.cat([deter, stoch], -1)
+        reward, continuation = self._reward(features), self._continuation(features)
+        total = features.sum(-1) + reward + continuation
+        diverged = (total - total) != 0
+        after = RSSMState(deter, stoch).where(~diverged, state.map(torch.nan_to_num))
+        continuation = torch.where(diverged, 1.0, continuation)
+        prediction = Prediction(
+            reward=reward.masked_fill(diverged, 0.0),
+            terminated=continuation < 0.5,
+            truncated=diverged,
+            continuation=continuation,
+            uncertainty=torch.zeros_like(total),
+            info={"diverged": diverged},
+        )
+        return after, prediction
+
+    def features(self, state: RSSMState) -> Tensor:
+        """Return [B, F], both parts side by side."""
+        return torch.cat([state.deter, state.stoch], -1)
+
+    def decode(self, state: RSSMState) -> Observation:
+        """Return the raw observation [B, *obs]."""
+        vector = self.decoder(self.features(state))
+        vector = symexp(vector) if self.config.symlog else vector
+        return self.codec.decode(self.codec.project(torch.nan_to_num(vector)))
+
+    # ---- learning ---------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: SequenceBatch, start: RSSMState | None = None) -> ModelLoss[RSSMState]:
+        """Return the loss of windows [B, T].
+
+        Args:
+            batch: windows; the first row of each forgets what was before, as the first row of an episode does.
+            start: beliefs [B] of the FIRST row, from the replay; then the loss is that of the rows after it.
+        """
+        states, posterior = self._filter_all(batch, start)
+        counted = slice(None) if start is None else slice(1, None)
+        features = self.features(states)[:, counted]
+        prior = self.prior(states.deter[:, counted])
+        losses = self._divergences(posterior, prior)
+        losses["observation"] = self._observation_loss(features, batch, counted)
+        losses["reward"] = self._reward_loss(features, batch.reward[:, counted])
+        losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
+        total = torch.stack([getattr(self.config, f"{name}_scale") * loss for name, loss in losses.items()]).sum()
+        return ModelLoss(total, {name: loss.detach() for name, loss in losses.items()}, states)
+
+    def _filter_all(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, Tensor]:
+        """Return beliefs [B, T] and the posterior's outputs [B, T or T - 1, ...]; one loop over time, little inside."""
+        count, length = batch.reward.shape
+        tokens = self.posterior_token(self.encoder(self._read(batch.obs)))  # [B, T, H]
+        is_first = batch.is_first.clone()
+        if start is None:
+            is_first[:, 0] = True
+        before = torch.cat([torch.zeros_like(batch.action[:, :1]), batch.action[:, :-1]], 1)
+        embedded = self.cell.embed(_masked(before, is_first))
+        noise = self.latent.noise((count, length), self.device)
+        state = self.initial(count) if start is None else start
+        states, outputs = ([] if start is None else [start]), []
+        for t in range(len(states), length):
+            state, said = self._filter(state, embedded[:, t], tokens[:, t], is_first[:, t], noise[:, t])
+            states.append(state)
+            outputs.append(said)
+        deter = torch.stack([s.deter for s in states], 1)
+        return RSSMState(deter, torch.stack([s.stoch for s in states], 1)), torch.stack(outputs, 1)
+
+    def _filter(
+        self, state: RSSMState, embedded: Tensor, token: Tensor, is_first: Tensor, noise: Tensor
+    ) -> tuple[RSSMState, Tensor]:
+        """Return the posterior belief [B] and what the network said of it [B, outputs]."""
+        deter = self.cell(_masked(state.deter, is_first), _masked(state.stoch, is_first), embedded)
+        hidden = self.activation(self.posterior_norm(self.posterior_deter(deter) + token))
+        outputs: Tensor = self.posterior(hidden)
+        return RSSMState(deter, self.latent.sample(self.latent.dist(outputs), noise)), outputs
+
+    def _divergences(self, posterior: Tensor, prior: Tensor) -> dict[str, Tensor]:
+        """Return both halves of KL(posterior || prior), each with a gradient to one of them."""
+        dist, free = self.latent.dist, self.config.free_nats
+        values = {
+            "dynamics": self.latent.kl(dist(posterior.detach()), dist(prior)),
+            "representation": self.latent.kl(dist(posterior), dist(prior.detach())),
+        }
+        if self.config.free_average:
+            return {name: value.mean().clamp(min=free) for name, value in values.items()}
+        return {name: value.clamp(min=free).mean() for name, value in values.items()}
+
+    def _observation_loss(self, features: Tensor, batch: SequenceBatch, counted: slice) -> Tensor:
+        target = self._read(batch.obs)[:, counted]
+        error: Tensor = (self.decoder(features) - target).square()
+        return error.sum(-1).mean()
+
+    def _reward_loss(self, features: Tensor, reward: Tensor) -> Tensor:
+        outputs = self.reward_head(features)
+        if self.config.reward == "two_hot":
+            return TwoHot(outputs, self.bins).loss(reward).mean()
+        error: Tensor = outputs[..., 0] - reward
+        return 0.5 * error.square().mean()
+
+    def _continuation_loss(self, features: Tensor, terminated: Tensor) -> Tensor:
+        target = (~terminated).float() * self._kept
+        return binary_cross_entropy_with_logits(self.continuation_head(features)[..., 0], target)
+
+    # ---- what is read from beliefs ----------------------------------------------------------------------------------
+
+    @property
+    def _kept(self) -> float:
+        """What a step leaves of the continuation where it is learned."""
+        horizon = self.config.discount_horizon
+        return 1.0 if horizon is None else 1.0 - 1.0 / horizon
+
+    def _read(self, obs: Observation) -> Tensor:
+        """Return [..., D] what encoder and decoder see of raw observations."""
+        vector = self.codec.encode(obs)
+        return symlog(vector) if self.config.symlog else vector.clamp(-LARGEST, LARGEST)
+
+    def _reward(self, features: Tensor) -> Tensor:
+        outputs = self.reward_head(features)
+        if self.config.reward == "two_hot":
+            return TwoHot(outputs, self.bins).mean
+        found: Tensor = outputs[..., 0]
+        return found
+
+    def _continuation(self, features: Tensor) -> Tensor:
+        """Return [B] in [0, 1], the discount divided out."""
+        probability = torch.sigmoid(self.continuation_head(features)[..., 0])
+        return (probability / self._kept).clamp(max=1.0)
+
+
+def _masked(x: Tensor, is_first: Tensor) -> Tensor:
+    """Return ``x`` [..., n] with zeros where an episode begins, whatever was there."""
+    return torch.where(is_first[..., None], 0.0, x)

@@ -1,0 +1,185 @@
+"""RSSMConfig: the hyperparameters of `RSSM`; PlaNet, DreamerV1, V2 and V3 are configurations of it."""
+
+from dataclasses import dataclass
+
+from mbrl_gym.models.latents import CategoricalLatent, GaussianLatent, Latent
+from mbrl_gym.nets.mlp import ACTIVATIONS
+from mbrl_gym.nets.recurrent import BlockGRUCell, Cell, GRUCell, LayerNormGRUCell
+
+# deter, hidden, classes, units. Source: danijar/dreamerv3 at e3f0224, dreamerv3/configs.yaml
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "1m": (512, 64, 4, 64),
+    "12m": (2048, 256, 16, 256),
+    "25m": (3072, 384, 24, 384),
+    "50m": (4096, 512, 32, 512),
+    "100m": (6144, 768, 48, 768),
+    "200m": (8192, 1024, 64, 1024),
+    "400m": (12288, 1536, 96, 1536),
+}
+CELLS = ("gru", "layer_norm_gru", "block_gru")
+LATENTS = ("gaussian", "categorical")
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Hyperparameters of `RSSM`; the defaults are DreamerV3's of size "1m".
+
+    Attributes:
+        deter: D, size of the deterministic state.
+        hidden: units of the layers between the states.
+        cell: "gru" (PlaNet, V1), "layer_norm_gru" (V2) or "block_gru" (V3).
+        blocks: of the block GRU.
+        latent: "gaussian" or "categorical".
+        stoch: numbers of a Gaussian latent, groups of a categorical one.
+        classes: of each group.
+        unimix: share of the uniform distribution in each group.
+        least_deviation: of a Gaussian latent.
+        prior_layers: hidden layers from the deterministic state to the prior.
+        posterior_layers: hidden layers from it and the observation to the posterior.
+        units: of the encoder, the decoder and the heads.
+        layers: hidden layers of encoder and decoder.
+        head_layers: hidden layers of the heads of reward and continuation.
+        activation: "silu", "elu" or "relu".
+        norm: whether hidden layers are normed.
+        symlog: whether observations are squashed before they are read and predicted.
+        reward: "two_hot" (bins) or "normal" (squared error).
+        observation_scale: weight of the reconstruction's loss.
+        reward_scale: weight of the reward's loss.
+        continuation_scale: weight of the continuation's loss.
+        dynamics_scale: weight of the divergence that moves the prior towards the posterior.
+        representation_scale: weight of the one that moves the posterior towards the prior.
+        free_nats: divergences below this do not count.
+        free_average: whether that holds for the batch's mean (V1, V2) or for each state (V3).
+        discount_horizon: the continuation is learned times 1 - 1 / this (V3's "contdisc"), and divided by it again
+            where the model is asked for an end; None: as it is.
+        context: real steps that form a belief.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    deter: int = 512
+    hidden: int = 64
+    cell: str = "block_gru"
+    blocks: int = 8
+    latent: str = "categorical"
+    stoch: int = 32
+    classes: int = 4
+    unimix: float = 0.01
+    least_deviation: float = 0.1
+    prior_layers: int = 2
+    posterior_layers: int = 1
+    units: int = 64
+    layers: int = 3
+    head_layers: int = 1
+    activation: str = "silu"
+    norm: bool = True
+    symlog: bool = True
+    reward: str = "two_hot"
+    observation_scale: float = 1.0
+    reward_scale: float = 1.0
+    continuation_scale: float = 1.0
+    dynamics_scale: float = 1.0
+    representation_scale: float = 0.1
+    free_nats: float = 1.0
+    free_average: bool = False
+    discount_horizon: float | None = 333.0
+    context: int = 1
+
+    def __post_init__(self) -> None:
+        for name in (
+            "deter", "hidden", "blocks", "stoch", "classes", "prior_layers", "posterior_layers", "units", "layers",
+            "head_layers", "context",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (
+            ("cell", CELLS),
+            ("latent", LATENTS),
+            ("activation", tuple(ACTIVATIONS)),
+            ("reward", ("two_hot", "normal")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name in (
+            "observation_scale", "reward_scale", "continuation_scale", "dynamics_scale", "representation_scale",
+            "free_nats",
+        ):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.cell == "block_gru" and self.deter % self.blocks:
+            raise ValueError(f"deter must be a multiple of the {self.blocks} blocks, got {self.deter}")
+        if self.discount_horizon is not None and not self.discount_horizon > 1:
+            raise ValueError(f"discount_horizon must be above 1 step, or None, got {self.discount_horizon}")
+
+    @classmethod
+    def dreamer_v3(cls, size: str = "1m") -> "RSSMConfig":
+        """Return DreamerV3's configuration of a size, "1m" to "400m".
+
+        Raises:
+            ValueError: there is no such size.
+        """
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+        deter, hidden, classes, units = SIZES[size]
+        return cls(deter=deter, hidden=hidden, classes=classes, units=units)
+
+    @classmethod
+    def dreamer_v2(cls) -> "RSSMConfig":
+        """Return DreamerV2's configuration for control from vectors: KL balancing, one free nat on average."""
+        return cls(
+            deter=200,
+            hidden=200,
+            cell="layer_norm_gru",
+            classes=32,
+            unimix=0.0,
+            prior_layers=1,
+            units=400,
+            layers=4,
+            head_layers=4,
+            activation="elu",
+            norm=False,
+            symlog=False,
+            reward="normal",
+            dynamics_scale=0.8,
+            representation_scale=0.2,
+            free_average=True,
+            discount_horizon=None,
+        )
+
+    @classmethod
+    def dreamer_v1(cls) -> "RSSMConfig":
+        """Return DreamerV1's configuration: Gaussian latents, three free nats on average, no balancing."""
+        return cls(
+            deter=200,
+            hidden=200,
+            cell="gru",
+            latent="gaussian",
+            stoch=30,
+            prior_layers=1,
+            units=400,
+            layers=2,
+            head_layers=2,
+            activation="elu",
+            norm=False,
+            symlog=False,
+            reward="normal",
+            representation_scale=1.0,
+            free_nats=3.0,
+            free_average=True,
+            discount_horizon=None,
+        )
+
+    def make_latent(self) -> Latent:  # type: ignore[type-arg]
+        """Return the kind of stochastic state."""
+        if self.latent == "gaussian":
+            return GaussianLatent(self.stoch, self.least_deviation)
+        return CategoricalLatent(self.stoch, self.classes, self.unimix)
+
+    def make_cell(self, stoch: int, action: int) -> Cell:
+        """Return the recurrent cell for S flat stochastic numbers and A encoded ones of the action."""
+        if self.cell == "gru":
+            return GRUCell(stoch, action, self.deter, self.hidden)
+        if self.cell == "layer_norm_gru":
+            return LayerNormGRUCell(stoch, action, self.deter, self.hidden)
+        return BlockGRUCell(stoch, action, self.deter, self.hidden, self.blocks)

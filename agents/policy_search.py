@@ -77,7 +77,8 @@ def policy_prior(agent: Dyna, model: WorldModel[Any] | None = None) -> OfBeliefs
         raise ValueError(f"agent must learn with PPO, A2C, TRPO or DQN to lead a search, got {_name(agent)}")
 
     def logits(state: Any) -> Tensor:
-        found: Tensor = policy.get_distribution(_seen(agent, decode(state))).distribution.logits
+        distribution: Any = policy.get_distribution(_seen(agent, decode(state))).distribution
+        found: Tensor = distribution.logits
         return found
 
     return logits

@@ -51,7 +51,7 @@ class LaProp(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "warmup": warmup})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; step counts are tensors on the parameters' device, so that nothing waits for it."""
         loss = None
         if closure is not None:

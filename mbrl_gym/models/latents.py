@@ -121,7 +121,7 @@ class CategoricalLatent(Latent[UnimixCategorical]):
 
     def dist(self, outputs: Tensor) -> UnimixCategorical:
         """Return the classes [..., groups, classes] of logits side by side."""
-        return UnimixCategorical(outputs.unflatten(-1, (self.groups, self.classes)), self.unimix)
+        return UnimixCategorical(self._by_group(outputs), self.unimix)
 
     def noise(self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
         """Return exponential numbers [*shape, S]."""
@@ -129,7 +129,11 @@ class CategoricalLatent(Latent[UnimixCategorical]):
 
     def sample(self, dist: UnimixCategorical, noise: Tensor) -> Tensor:
         """Return flat one-hots [..., S]."""
-        return dist.sample_from(noise.unflatten(-1, (self.groups, self.classes))).flatten(-2)
+        return dist.sample_from(self._by_group(noise)).flatten(-2)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        """Return [..., S] as [..., groups, classes]."""
+        return x.reshape(*x.shape[:-1], self.groups, self.classes)
 
     def mode(self, dist: UnimixCategorical) -> Tensor:
         """Return the flat one-hots of the likeliest classes [..., S]."""

@@ -83,6 +83,6 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out] for ``x`` [B, in]; the features of a block lie side by side."""
-        blocks = self.weight.shape[0]
-        grouped = x.unflatten(-1, (blocks, -1)).transpose(0, 1)  # [G, B, in / G]
+        blocks, inputs, _ = self.weight.shape
+        grouped = x.view(-1, blocks, inputs).transpose(0, 1)  # [G, B, in / G]
         return torch.bmm(grouped, self.weight).transpose(0, 1).flatten(1) + self.bias

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def annealed(progress_remaining: float) -> float:
-    """Return PPO's learning rate in the dream: 1e-3, falling to a tenth of it towards the end of each training.
+    """Return a learning rate in the dream: 1e-3, falling to a tenth of it towards the end of each training.
 
     SB3 counts progress over all trainings so far, so later ones also begin lower: the policy that a training leaves
     behind, the one that acts in reality, is not shaken by a last large step.

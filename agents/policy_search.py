@@ -78,7 +78,7 @@ def policy_prior(agent: Dyna, model: WorldModel[Any] | None = None) -> OfBeliefs
 
     def logits(state: Any) -> Tensor:
         distribution: Any = policy.get_distribution(_seen(agent, decode(state))).distribution
-        found: Tensor = distribution.logits
+        found: Tensor = (distribution[0] if isinstance(distribution, list) else distribution).logits
         return found
 
     return logits

@@ -70,11 +70,12 @@ class WholeEpisodes(DreamStrategy):
         return starts[drawn]
 
     def state(self) -> dict[str, Any]:
-        """Return nothing: every dream begins anew."""
-        return {}
+        """Return the units of the algorithm's rewards; every dream begins anew."""
+        return {"reward_scale": self.agent._sb3_env.reward_scale}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
+        """Take up what `state` returned."""
+        self.agent._sb3_env.reward_scale = state.get("reward_scale", 1.0)
 
 
 def return_deviation(replay: SequenceReplay, discount: float) -> float:

@@ -42,8 +42,8 @@ class LaProp(Optimizer):
             raise ValueError(f"lr must be positive, got {lr}")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
-        if not eps >= 0:
-            raise ValueError(f"eps must be at least 0, got {eps}")
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, or a gradient that was always 0 makes NaN, got {eps}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be positive, or None, got {clip}")
         if warmup < 0:
@@ -63,9 +63,9 @@ class LaProp(Optimizer):
 
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         states = [self._state(p) for p in parameters]
-        step = states[0]["step"]  # all of a group are as old
+        step = states[0]["count"]  # all of a group are as old
         rate = group["lr"] * (step / group["warmup"]).clamp(max=1.0) if group["warmup"] else group["lr"]
-        torch._foreach_add_([state["step"] for state in states], 1.0)
+        torch._foreach_add_([state["count"] for state in states], 1.0)
         first, second = group["betas"]
         squares, momenta = [s["square"] for s in states], [s["momentum"] for s in states]
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -80,8 +80,8 @@ class LaProp(Optimizer):
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
+        if not state:  # "count", because torch leaves a "step" on the device that it was loaded from
+            state["count"] = torch.zeros((), device=parameter.device)
             state["square"] = torch.zeros_like(parameter)
             state["momentum"] = torch.zeros_like(parameter)
         return state

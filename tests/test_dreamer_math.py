@@ -356,7 +356,7 @@ def test_it_resumes_exactly():
     [
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"betas": (1.0, 0.9)}, "betas must be at least 0 and below 1"),
-        ({"eps": -1.0}, "eps must be at least 0"),
+        ({"eps": 0.0}, "eps must be positive"),
         ({"clip": 0.0}, "clip must be positive, or None"),
         ({"warmup": -1}, "warmup must be at least 0 steps"),
     ],

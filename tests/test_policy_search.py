@@ -48,6 +48,15 @@ def test_the_value_is_in_the_units_of_the_models_rewards():
     torch.testing.assert_close(value * scale, critic)
 
 
+def test_a_loaded_agents_values_are_in_the_same_units(tmp_path):
+    agent = dyna().learn(70)
+    agent.save(tmp_path / "agent")
+    loaded = Dyna.load(tmp_path / "agent", device="cpu")
+    with torch.no_grad():
+        before, after = (policy_value(a)(beliefs(a, ROWS)) for a in (agent, loaded))
+    assert torch.equal(before, after)
+
+
 def test_a_normalised_policy_reads_normalised_observations_and_its_values_are_scaled_back():
     env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
     agent = dyna(env=env).learn(70)
@@ -65,6 +74,14 @@ def test_the_prior_is_the_policy():
         logits = prior(beliefs(agent, ROWS))
         wanted = agent.policy.get_distribution(torch.as_tensor(ROWS, dtype=torch.float32)).distribution.probs
     torch.testing.assert_close(logits.softmax(-1), wanted)
+
+
+def test_one_group_of_discrete_actions_will_do():
+    env = gym.wrappers.TransformAction(
+        gym.make("CartPole-v1"), lambda action: int(action[0]), gym.spaces.MultiDiscrete([2])
+    )
+    agent = dyna(env=env).learn(70)
+    assert search_policy(agent, SEARCH).predict(ROWS.astype(np.float32))[0].shape == (3, 1)
 
 
 def test_the_value_of_dqn_is_its_best_action_and_there_is_no_prior():

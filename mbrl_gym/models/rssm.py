@@ -44,6 +44,8 @@ class RSSM(WorldModel[RSSMState]):
     imagined step: the prior takes the posterior's place. Observation, reward and continuation are read from the belief.
 
     Source: Hafner et al. 2019 (PlaNet), section 3; danijar/dreamerv3 ``dreamerv3/rssm.py`` and ``agent.py`` at e3f0224.
+    Not as there: one-hots of discrete observations are read and predicted like numbers; and two layers over two inputs
+    are two matrices, each of which a clipping by the size of a tensor sees on its own.
 
     Args:
         observation_space: vectors (Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these).
@@ -176,6 +178,18 @@ class RSSM(WorldModel[RSSMState]):
         losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
         total = torch.stack([getattr(self.config, f"{name}_scale") * loss for name, loss in losses.items()]).sum()
         return ModelLoss(total, {name: loss.detach() for name, loss in losses.items()}, states)
+
+    def before_fit(self, data: SequenceBatch) -> None:
+        """Check that training windows [W, T] hold something to remember.
+
+        Raises:
+            ValueError: they have fewer than context + 2 rows.
+        """
+        if data.length < self.context + 2:
+            raise ValueError(
+                f"length must be at least context + 2 = {self.context + 2} rows for a recurrent model, better some 32, "
+                f"got windows of {data.length}; give trainer_config=TrainerConfig(length=32)"
+            )
 
     def _filter_all(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, Tensor]:
         """Return beliefs [B, T] and the posterior's outputs [B, T or T - 1, ...]; one loop over time, little inside."""

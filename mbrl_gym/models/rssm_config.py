@@ -126,7 +126,11 @@ class RSSMConfig:
 
     @classmethod
     def dreamer_v2(cls) -> "RSSMConfig":
-        """Return DreamerV2's configuration for control from vectors: KL balancing, one free nat on average."""
+        """Return DreamerV2's configuration for control from vectors: KL balancing, one free nat on average.
+
+        Observations are Gaussians of deviation 1, whose likelihood is half the squared error. Source: danijar/dreamerv2
+        ``configs.yaml`` (dmc_proprio), where the continuation is off; here it is learned.
+        """
         return cls(
             deter=200,
             hidden=200,
@@ -141,6 +145,7 @@ class RSSMConfig:
             norm=False,
             symlog=False,
             reward="normal",
+            observation_scale=0.5,
             dynamics_scale=0.8,
             representation_scale=0.2,
             free_average=True,
@@ -149,7 +154,10 @@ class RSSMConfig:
 
     @classmethod
     def dreamer_v1(cls) -> "RSSMConfig":
-        """Return DreamerV1's configuration: Gaussian latents, three free nats on average, no balancing."""
+        """Return DreamerV1's configuration: Gaussian latents, three free nats on average, no balancing.
+
+        Source: danijar/dreamer ``dreamer.py``, where the continuation is an option (of this scale); here it is learned.
+        """
         return cls(
             deter=200,
             hidden=200,
@@ -164,6 +172,8 @@ class RSSMConfig:
             norm=False,
             symlog=False,
             reward="normal",
+            observation_scale=0.5,
+            continuation_scale=10.0,
             representation_scale=1.0,
             free_nats=3.0,
             free_average=True,

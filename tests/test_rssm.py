@@ -213,15 +213,24 @@ LARGER = {
 }  # fmt: skip
 
 
+# These change the networks themselves; of the others the networks are the same, so that a loss without them would be.
+STRUCTURE = {
+    "deter", "hidden", "cell", "blocks", "latent", "stoch", "classes", "prior_layers", "posterior_layers", "units",
+    "layers", "head_layers", "norm", "reward",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", LARGER)
 def test_every_hyperparameter_has_an_effect(name, cartpole_steps):
-    found = []
+    sizes, losses = [], []
     base = replace(V3, free_nats=1.5) if name == "free_average" else V3  # a divergence that some states are below
     for config in (base, replace(base, **{name: LARGER[name]})):
         model = rssm(config, cartpole_steps.observation_space, cartpole_steps.action_space)
         torch.manual_seed(1)
-        found.append(model.loss(windows(cartpole_steps)).total.item())
-    assert found[0] != found[1]
+        losses.append(model.loss(windows(cartpole_steps)).total.item())
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    assert (sizes[0] != sizes[1]) == (name in STRUCTURE)
+    assert losses[0] != losses[1]
 
 
 def test_the_other_hyperparameters_have_an_effect_too():

@@ -33,7 +33,26 @@ class Cell(nn.Module, ABC):
         """Return the next state [B, D] of the state [B, D], the stochastic state [B, S] and `embed`'s [B, E]."""
 
 
-class GRUCell(Cell):
+class _HiddenInputCell(Cell):
+    """A cell that reads elu(W [s, a]): what PlaNet, DreamerV1 and V2 share."""
+
+    def __init__(self, stoch: int, action: int, size: int, hidden: int) -> None:
+        super().__init__()
+        self.size = size
+        self.stoch_in = nn.Linear(stoch, hidden)
+        self.action_in = nn.Linear(action, hidden, bias=False)
+
+    def embed(self, action: Tensor) -> Tensor:
+        """Return the action's part [..., H] of the hidden layer, before its activation."""
+        embedded: Tensor = self.action_in(action)
+        return embedded
+
+    def hidden(self, stoch: Tensor, embedded: Tensor) -> Tensor:
+        """Return the hidden layer [B, H]."""
+        return elu(self.stoch_in(stoch) + embedded)
+
+
+class GRUCell(_HiddenInputCell):
     """elu(W [s, a]) into a plain GRU: PlaNet's and DreamerV1's.
 
     Source: danijar/dreamer ``models.py`` (RSSM.img_step), whose Keras GRU resets behind the product as torch's does.
@@ -47,24 +66,16 @@ class GRUCell(Cell):
     """
 
     def __init__(self, stoch: int, action: int, size: int, hidden: int) -> None:
-        super().__init__()
-        self.size = size
-        self.stoch_in = nn.Linear(stoch, hidden)
-        self.action_in = nn.Linear(action, hidden, bias=False)
+        super().__init__(stoch, action, size, hidden)
         self.gru = nn.GRUCell(hidden, size)
-
-    def embed(self, action: Tensor) -> Tensor:
-        """Return the action's part [..., H] of the hidden layer, before its activation."""
-        embedded: Tensor = self.action_in(action)
-        return embedded
 
     def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
         """Return the next state [B, D]."""
-        after: Tensor = self.gru(elu(self.stoch_in(stoch) + embedded), deter)
+        after: Tensor = self.gru(self.hidden(stoch, embedded), deter)
         return after
 
 
-class LayerNormGRUCell(Cell):
+class LayerNormGRUCell(_HiddenInputCell):
     """elu(W [s, a]) into a GRU with a LayerNorm over its three gates, which begins by keeping its state: DreamerV2's.
 
     Source: danijar/dreamerv2 ``dreamerv2/common/nets.py`` (GRUCell: norm, update_bias -1, the reset gate outside of the
@@ -78,22 +89,14 @@ class LayerNormGRUCell(Cell):
     """
 
     def __init__(self, stoch: int, action: int, size: int, hidden: int) -> None:
-        super().__init__()
-        self.size = size
-        self.stoch_in = nn.Linear(stoch, hidden)
-        self.action_in = nn.Linear(action, hidden, bias=False)
+        super().__init__(stoch, action, size, hidden)
         self.gates = nn.Linear(hidden + size, 3 * size)
         self.norm = nn.LayerNorm(3 * size, eps=1e-3)
 
-    def embed(self, action: Tensor) -> Tensor:
-        """Return the action's part [..., H] of the hidden layer, before its activation."""
-        embedded: Tensor = self.action_in(action)
-        return embedded
-
     def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
         """Return the next state [B, D]."""
-        hidden = elu(self.stoch_in(stoch) + embedded)
-        reset, candidate, update = self.norm(self.gates(torch.cat([hidden, deter], -1))).chunk(3, -1)
+        gates = self.gates(torch.cat([self.hidden(stoch, embedded), deter], -1))
+        reset, candidate, update = self.norm(gates).chunk(3, -1)
         return _gru(deter, reset, candidate, update)
 
 

@@ -3,9 +3,12 @@
 if __name__ != "mbrl_gym.agents":
     raise ImportError("import mbrl_gym.agents, not agents: this folder is a part of the package mbrl_gym")
 
+from mbrl_gym.agents.actor_critic import BehaviorConfig
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.branched import BranchedRollouts
 from mbrl_gym.agents.dart import DARTNoise
+from mbrl_gym.agents.dreamer import Dreamer
+from mbrl_gym.agents.dreamer_learner import OptimizerConfig
 from mbrl_gym.agents.dyna import Dyna
 from mbrl_gym.agents.dyna_q import DynaQ
 from mbrl_gym.agents.mbpo import MBPO
@@ -22,14 +25,17 @@ __all__ = [
     "PETS",
     "STEVE",
     "AdaptiveLength",
+    "BehaviorConfig",
     "BranchedRollouts",
     "DARTNoise",
+    "Dreamer",
     "Dyna",
     "DynaQ",
     "FailureStarts",
     "FixedLength",
     "LeanSAC",
     "ModelBasedAlgorithm",
+    "OptimizerConfig",
     "RecentStarts",
     "ScheduledLength",
     "UniformStarts",

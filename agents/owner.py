@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
+from mbrl_gym._rows import ExtraColumns
 from mbrl_gym.agents.collect import RealEnv, normalizes_observations
 from mbrl_gym.agents.imports import decode, encode
 from mbrl_gym.agents.progress import Progress
@@ -173,7 +174,9 @@ class ModelOwner(BaseAlgorithm):
 
     def _setup_replay(self) -> None:
         if self._given_replay is None:
-            self.replay = SequenceReplay(self.observation_space, self.action_space, self.buffer_size, self.n_envs)
+            self.replay = SequenceReplay(
+                self.observation_space, self.action_space, self.buffer_size, self.n_envs, extras=self._replay_extras()
+            )
             return
         given = self._given_replay
         if (given.observation_space, given.action_space) != (self.observation_space, self.action_space):
@@ -187,6 +190,10 @@ class ModelOwner(BaseAlgorithm):
         self.buffer_size = given.capacity
         if given.n_transitions >= self.learning_starts:
             self._next_training = 0
+
+    def _replay_extras(self) -> ExtraColumns | None:
+        """Return the columns that the replay holds beside experience."""
+        return None
 
     def _read_spec(self) -> tuple[str | None, int | None]:
         """Return the real environment's id and time limit, where it has them."""

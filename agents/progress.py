@@ -24,6 +24,15 @@ class Progress:
             self._bar.close()
             self._bar = None
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def say(self, line: str) -> None:
+        """Print a line; above the bar, where there is one."""
+        tqdm.write(line)
+
     def advance(self, steps: int) -> None:
         """Count real steps."""
         if self._bar is not None:

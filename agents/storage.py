@@ -57,7 +57,12 @@ def load_agent(cls: type[Agent], path: str | Path, env: Any, device: Any, given:
     stored_replay = config["replay"] and given.get("replay") is None
     if stored_replay:
         agent.replay = SequenceReplay.from_chunks(
-            checkpoint.chunks["replay"], agent.observation_space, agent.action_space, agent.buffer_size, agent.n_envs
+            checkpoint.chunks["replay"],
+            agent.observation_space,
+            agent.action_space,
+            agent.buffer_size,
+            agent.n_envs,
+            extras=agent._replay_extras(),
         )
     try:
         agent._load_state(unpack(config["state"], dict(checkpoint.tensors["agent"])))

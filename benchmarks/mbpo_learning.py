@@ -51,9 +51,14 @@ class Task:
 
 # As RL Zoo's for Pendulum-v1, with small networks.
 SMALL: dict[str, Any] = {"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}}
+# The updates, networks and rollouts of the paper's Hopper; the model and its fits stay those of the cpu preset.
+AS_PUBLISHED: dict[str, Any] = {
+    "rollouts": BranchedRollouts(FixedLength(1), rollouts_per_step=400, updates_per_step=20, retain=4),
+    "policy_kwargs": {"net_arch": [256, 256]},
+}
 TASKS = {
     "inverted_pendulum": Task("InvertedPendulum-v5", 5_000, MBPO),
-    "hopper": Task("Hopper-v5", 25_000, MBPO),
+    "hopper": Task("Hopper-v5", 25_000, MBPO, AS_PUBLISHED),
     "pendulum_sac": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": LeanSAC, "algorithm_kwargs": SMALL}),
     "pendulum_tqc": Task("Pendulum-v1", 3_000, Dyna, {"algorithm": TQC, "algorithm_kwargs": SMALL}),
     "cartpole_dqn": Task(

@@ -4,9 +4,11 @@
     python benchmarks/model_error.py --strategies none penalty
 
 The inverted pendulum is an unstable plant, where model error bites: errors grow exponentially with the imagined steps.
-Per strategy: the return of the last policy over 10 real episodes, the mean gap between the dream's return and reality's
-(the same policy from the same states, 100 steps, without penalties), the mean length of the imagined rollouts, and
-CPU-seconds. Results go to benchmarks/results/model_error.json, anew after each run. OMP_NUM_THREADS=1, MUJOCO_GL=egl.
+Per strategy: the return of the last policy over 10 real episodes, the real steps until the first full episode of
+training (1,000 steps without a fall; steps + 1 if there was none), the mean gap between the dream's return and
+reality's (the same policy from the same states, 100 steps, without penalties), the mean length of the imagined
+rollouts, and CPU-seconds. Results go to benchmarks/results/model_error.json, anew after each run. OMP_NUM_THREADS=1,
+MUJOCO_GL=egl.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from _learning import Episodes
 from dyna_learning import RESULTS, processor
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -30,7 +33,7 @@ from mbrl_gym.agents.mbpo_presets import cpu
 from mbrl_gym.report import run_episodes
 from mbrl_gym.wrappers import Halt, Infoprop, ModelWrapper, UncertaintyPenalty
 
-ENV, STEPS, COMPARED = "InvertedPendulum-v5", 3_000, 100
+ENV, STEPS, COMPARED, FULL = "InvertedPendulum-v5", 3_000, 100, 1_000
 PRESET = cpu(ENV)
 LONG = BranchedRollouts(FixedLength(10), rollouts_per_step=20)  # as many imagined steps as 1 x 200
 
@@ -108,14 +111,15 @@ class RolloutLengths(BaseCallback):
 
 def measure(strategy: dict[str, Any], seed: int) -> dict[str, Any]:
     """Return the run of one strategy and seed."""
-    started, lengths = time.process_time(), RolloutLengths()
+    started, lengths, episodes = time.process_time(), RolloutLengths(), Episodes(lambda row: None)
     agent = MBPO("MlpPolicy", ENV, seed=seed, device="cpu", **strategy)
-    agent.learn(STEPS, lengths)
+    agent.learn(STEPS, [lengths, episodes])
     seconds = time.process_time() - started
     returns = run_episodes(agent.predict, gym.make(ENV), 10, 10_000 + seed)
     return {
         "seed": seed,
         "evaluation": returns.to_json(),
+        "first_full_episode": next((e["real_steps"] for e in episodes.found if e["return"] >= FULL), STEPS + 1),
         "gap": gap(agent, seed),
         "mean_rollout_length": float(np.mean(lengths.found)),
         "cpu_seconds": round(seconds, 1),
@@ -125,11 +129,12 @@ def measure(strategy: dict[str, Any], seed: int) -> dict[str, Any]:
 def line(name: str, runs: list[dict[str, Any]]) -> str:
     """Return one row of the table, means over seeds."""
     returns = [run["evaluation"]["mean"] for run in runs]
-    gaps, lengths, seconds = (
-        np.mean([run[key] for run in runs]) for key in ("gap", "mean_rollout_length", "cpu_seconds")
+    first, gaps, lengths, seconds = (
+        np.mean([run[key] for run in runs])
+        for key in ("first_full_episode", "gap", "mean_rollout_length", "cpu_seconds")
     )
     span = f"({min(returns):.0f} to {max(returns):.0f})"
-    return f"{name:<16} {np.mean(returns):7.0f} {span:<14} {gaps:7.1f} {lengths:8.2f} {seconds:7.0f}"
+    return f"{name:<16} {np.mean(returns):7.0f} {span:<14} {first:6.0f} {gaps:7.1f} {lengths:8.2f} {seconds:7.0f}"
 
 
 def main() -> None:
@@ -139,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "model_error.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'':<16}  return                    gap  mean k  CPU-s")
+    print(f"{'':<16}  return                 first 1000     gap  mean k  CPU-s")
     table: dict[str, Any] = {}
     if arguments.out.exists():
         table = json.loads(arguments.out.read_text())["strategies"]

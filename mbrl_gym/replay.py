@@ -311,16 +311,43 @@ class SequenceReplay:
             ValueError: there is no window to draw, or an argument is out of range.
         """
         _check_at_least("batch_size", batch_size, 1)
-        windows = self.windows(length, cross_episodes=cross_episodes)
-        if not windows.size:
-            episodes = len(self) - self.n_transitions
-            needs = f"{length} rows in a row in one env" if cross_episodes else f"at least one episode of {length} rows"
-            raise ValueError(
-                f"sample(length={length}) needs {needs}; the replay holds {len(self)} rows in {episodes} episodes "
-                f"(at most {self._rings.rows} rows per env); add more data or ask for a shorter window"
-            )
-        starts = windows[rng.integers(len(windows), size=batch_size)]
+        starts = self.draw(batch_size, length, rng, cross_episodes=cross_episodes)
         return self.gather(starts, length, device=device, members=members, bootstrap_seed=bootstrap_seed)
+
+    def draw(self, count: int, length: int, rng: np.random.Generator, *, cross_episodes: bool = False) -> Array:
+        """Return the first rows of ``count`` windows, drawn uniformly with replacement by ``rng``: [count] int64.
+
+        Raises:
+            ValueError: there is no window to draw.
+        """
+        _check_at_least("length", length, 1)
+        if not cross_episodes:
+            windows = self.windows(length)
+            if windows.size:
+                return windows[rng.integers(len(windows), size=count)]
+        else:  # all rows are windows but the last ones of each env: counting beats listing them after every step
+            counts = np.maximum(self._rings.cursor - self._rings.oldest - length + 1, 0)
+            ends = np.cumsum(counts)
+            if ends[-1]:
+                drawn = rng.integers(ends[-1], size=count)
+                env = np.searchsorted(ends, drawn, side="right")
+                row = self._rings.oldest[env] + drawn - (ends - counts)[env]
+                return np.asarray(row * self.n_envs + env)
+        episodes = len(self) - self.n_transitions
+        needs = f"{length} rows in a row in one env" if cross_episodes else f"at least one episode of {length} rows"
+        raise ValueError(
+            f"sample(length={length}) needs {needs}; the replay holds {len(self)} rows in {episodes} episodes "
+            f"(at most {self._rings.rows} rows per env); add more data or ask for a shorter window"
+        )
+
+    def newest_rows(self) -> Array:
+        """Return the absolute index of the newest row of each env: [n_envs] int64; below 0 where there is none yet."""
+        return np.asarray((self._rings.cursor - 1) * self.n_envs + np.arange(self.n_envs))
+
+    def holds(self, starts: Any, length: int) -> Array:
+        """Return which windows of ``length`` rows from the absolute indices ``starts`` [B] are all here: [B] bool."""
+        index = _numpy(starts).astype(np.int64)
+        return self._rings.stored(index) & self._rings.stored(index + (length - 1) * self.n_envs)
 
     def starts(self, context: int = 1, *, kind: Literal["visited", "resets"] = "visited") -> StartStates:
         """Return all contexts of ``context`` rows within one episode whose last row did not end it, on the CPU.

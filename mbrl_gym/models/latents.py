@@ -22,10 +22,12 @@ class Latent(ABC, Generic[Dist]):
     Attributes:
         size: S, numbers of a flat sample.
         outputs: how many numbers of a network make a distribution.
+        stored_as: the numpy dtype that holds samples without loss.
     """
 
     size: int
     outputs: int
+    stored_as: str
 
     @abstractmethod
     def dist(self, outputs: Tensor) -> Dist:
@@ -68,6 +70,7 @@ class GaussianLatent(Latent[DiagonalNormal]):
     def __init__(self, size: int = 30, least: float = 0.1) -> None:
         _check_positive("size", size)
         _check_positive("least", least)
+        self.stored_as = "float32"
         self.size, self.outputs, self.least = size, 2 * size, least
 
     def dist(self, outputs: Tensor) -> DiagonalNormal:
@@ -118,6 +121,7 @@ class CategoricalLatent(Latent[UnimixCategorical]):
             raise ValueError(f"unimix must be at least 0 and below 1, got {unimix}")
         self.groups, self.classes, self.unimix = groups, classes, unimix
         self.size = self.outputs = groups * classes
+        self.stored_as = "uint8"
 
     def dist(self, outputs: Tensor) -> UnimixCategorical:
         """Return the classes [..., groups, classes] of logits side by side."""

@@ -3,6 +3,7 @@
 Shapes: B batch, T time, A encoded action, D deterministic state, S flat stochastic state, F = D + S features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +135,7 @@ class RSSM(WorldModel[RSSMState]):
         else:
             stoch = self.latent.mode(dist)
         features = torch.cat([deter, stoch], -1)
-        reward, continuation = self._reward(features), self._continuation(features)
+        reward, continuation = self.reward(features), self.continuation(features)
         total = features.sum(-1) + reward + continuation
         diverged = (total - total) != 0
         after = RSSMState(deter, stoch).where(~diverged, state.map(torch.nan_to_num))
@@ -158,6 +159,58 @@ class RSSM(WorldModel[RSSMState]):
         vector = self.decoder(self.features(state))
         vector = symexp(vector) if self.config.symlog else vector
         return self.codec.decode(self.codec.project(torch.nan_to_num(vector)))
+
+    def rollout(
+        self, start: RSSMState, act: Callable[[Tensor], Tensor], horizon: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return features [B, H + 1, F] and actions [B, H + 1, A] of ``horizon`` imagined steps, the start included.
+
+        `imagine` without what nobody asked for: rewards and ends can be read from all features at once afterwards.
+
+        Args:
+            start: beliefs [B].
+            act: chooses encoded actions [B, A] by features [B, F]; once more in the last state.
+            horizon: H.
+            generator: source of the states' randomness.
+        """
+        noise = self.latent.noise((start.batch_size, horizon), self.device, generator)
+        deter, stoch = start.deter, start.stoch
+        features, actions = [torch.cat([deter, stoch], -1)], []
+        for t in range(horizon):
+            actions.append(act(features[-1]))
+            deter = self.cell(deter, stoch, self.cell.embed(actions[-1]))
+            stoch = self.latent.sample(self.latent.dist(self.prior(deter)), noise[:, t])
+            features.append(torch.cat([deter, stoch], -1))
+        actions.append(act(features[-1]))
+        return torch.stack(features, 1), torch.stack(actions, 1)
+
+    def reward(self, features: Tensor) -> Tensor:
+        """Return [...] the mean reward that arrives with states [..., F]."""
+        outputs = self.reward_head(features)
+        if self.config.reward == "two_hot":
+            return TwoHot(outputs, self.bins).mean
+        found: Tensor = outputs[..., 0]
+        return found
+
+    def continuation(self, features: Tensor) -> Tensor:
+        """Return [...] in [0, 1] how surely the episode goes on in states [..., F], the discount divided out."""
+        probability = torch.sigmoid(self.continuation_head(features)[..., 0])
+        return (probability / self._kept).clamp(max=1.0)
+
+    # ---- beliefs in a replay ----------------------------------------------------------------------------------------
+
+    def extras(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return the columns that a replay needs to hold beliefs (`SequenceReplay`'s ``extras``)."""
+        return {"deter": ((self.config.deter,), "float16"), "stoch": ((self.latent.size,), self.latent.stored_as)}
+
+    def to_extras(self, state: RSSMState) -> dict[str, Tensor]:
+        """Return beliefs [...] as those columns hold them."""
+        stoch = state.stoch.round().to(torch.uint8) if self.latent.stored_as == "uint8" else state.stoch
+        return {"deter": state.deter.half(), "stoch": stoch}
+
+    def from_extras(self, extras: dict[str, Tensor]) -> RSSMState:
+        """Return the beliefs [...] that the columns hold; zeros, the blank belief, where none was written."""
+        return RSSMState(extras["deter"].float(), extras["stoch"].float())
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
@@ -258,18 +311,6 @@ class RSSM(WorldModel[RSSMState]):
         """Return [..., D] what encoder and decoder see of raw observations."""
         vector = self.codec.encode(obs)
         return symlog(vector) if self.config.symlog else vector.clamp(-LARGEST, LARGEST)
-
-    def _reward(self, features: Tensor) -> Tensor:
-        outputs = self.reward_head(features)
-        if self.config.reward == "two_hot":
-            return TwoHot(outputs, self.bins).mean
-        found: Tensor = outputs[..., 0]
-        return found
-
-    def _continuation(self, features: Tensor) -> Tensor:
-        """Return [B] in [0, 1], the discount divided out."""
-        probability = torch.sigmoid(self.continuation_head(features)[..., 0])
-        return (probability / self._kept).clamp(max=1.0)
 
 
 def _masked(x: Tensor, is_first: Tensor) -> Tensor:

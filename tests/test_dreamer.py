@@ -1,0 +1,268 @@
+"""Dreamer as an agent: SB3's interface, real steps, the replay's beliefs, exact resume, and that it learns."""
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from mbrl_gym import SequenceReplay, check_world_model
+from mbrl_gym.agents import BehaviorConfig, Dreamer, OptimizerConfig
+from mbrl_gym.agents.dreamer_presets import PRESETS
+from mbrl_gym.models.rssm_config import RSSMConfig
+
+TINY = RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, units=16, layers=1)
+SMALL = {
+    "model_config": TINY,
+    "behavior_config": BehaviorConfig(horizon=3, units=16, actor_layers=1, critic_layers=1),
+    "optimizer_config": OptimizerConfig(learning_rate=1e-3, warmup=2),
+    "batch_size": 4,
+    "batch_length": 8,
+    "train_ratio": 8.0,
+    "learning_starts": 40,
+    "log_freq": 50,
+    "seed": 0,
+    "device": "cpu",
+}
+
+
+class Choice(gym.Env):
+    """The last action's reward is what was shown before it: one of two pictures, each an action's."""
+
+    def __init__(self, action_space, observation_space):
+        self.action_space, self.observation_space = action_space, observation_space
+        self._steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._show(), {}
+
+    def _show(self):
+        obs = self.observation_space.sample()
+        return obs
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self._steps += 1
+        return self._show(), 1.0, self._steps == 7, False, {}
+
+
+ACTIONS = {
+    "box": spaces.Box(-2.0, 3.0, (2,)),
+    "discrete": spaces.Discrete(3, start=1),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(2),
+}
+DICT = spaces.Dict(a=spaces.Box(-1.0, 1.0, (2,)), b=spaces.Discrete(3))
+
+
+def small(env="CartPole-v1", **change):
+    return Dreamer("MlpPolicy", env, **{**SMALL, **change})
+
+
+def weights(agent):
+    return {name: x.clone() for part in (agent.model, agent.behavior) for name, x in part.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_version_takes_every_action_space(version, action):
+    box = spaces.Box(-1.0, 1.0, (2,))
+    change = {}
+    if version != 3:
+        found = PRESETS["cpu"](version, None)
+        change = {
+            "model_config": replace(found.model, deter=16, hidden=8, stoch=4, classes=4, units=16, free_nats=0.0),
+            "behavior_config": replace(found.behavior, horizon=3, units=16),
+            "optimizer_config": found.optimizer,
+        }
+    agent = small(Choice(ACTIONS[action], box), version=version, **change)
+    before = weights(agent)
+    agent.learn(80)
+    after = weights(agent)
+    assert agent.num_timesteps == 80
+    assert agent.trainer.updates > 5
+    assert agent.imagined_timesteps == agent.trainer.updates * 4 * 8 * 3
+    stuck = [n for n, x in before.items() if torch.equal(x, after[n]) and x.is_floating_point() and x.numel() > 1]
+    assert not [n for n in stuck if not n.startswith("slow_critic")], stuck
+    assert ACTIONS[action].contains(agent.predict(box.sample(), deterministic=True)[0])
+
+
+def test_dictionaries_and_several_environments():
+    env = DummyVecEnv([lambda: Choice(spaces.Discrete(3), DICT)] * 3)
+    agent = Dreamer("MultiInputPolicy", env, **SMALL).learn(90)
+    assert agent.num_timesteps == 90
+    assert agent.trainer.updates > 5
+    action, memory = agent.predict(env.reset(), None, np.ones(3, bool))
+    assert action.shape == (3,)
+    agent.predict(env.reset(), memory, np.zeros(3, bool))
+
+
+def test_the_ratio_is_kept():
+    for ratio in (4.0, 16.0):
+        agent = small(train_ratio=ratio).learn(140)
+        assert agent.trainer.updates == pytest.approx(ratio * (140 - 40) / 32, abs=1)
+
+
+def test_beliefs_are_stored_as_experience_comes_and_after_updates():
+    agent = small(train_ratio=0.0).learn(100)
+    newest = agent.replay.newest_rows()
+    rows = agent.replay.gather(newest - 20, 20)
+    acted = rows.action.any(-1)
+    assert acted[0, -10:].sum() > 5
+    assert rows.extras["stoch"][acted][-5:].any(-1).all(), "the actor's beliefs"
+    early = agent.replay.gather([0], 30)
+    assert not early.extras["deter"].any(), "nobody believed anything while actions were random"
+    agent.train_ratio = 8.0
+    agent.learn(140, reset_num_timesteps=False)
+    early = agent.replay.gather([0], 30)
+    assert early.extras["deter"].any(), "updates write beliefs back"
+    assert set(early.extras["stoch"].unique().tolist()) == {0, 1}
+
+
+def test_an_update_starts_from_the_stored_belief():
+    agent = small(train_ratio=0.0).learn(100)
+    batch = agent.replay.gather([50], 9)
+    seen = []
+    inner = agent.trainer.update
+    agent.trainer.update = lambda b, start: seen.append((b, start)) or inner(b, start)
+    agent._update()
+    batch, start = seen[0]
+    assert torch.equal(start.deter, batch.extras["deter"][:, 0].float())
+    agent.stored_beliefs = False
+    agent._update()
+    assert not seen[1][1].deter.any()
+
+
+def test_new_experience_comes_first_and_once():
+    agent = small(train_ratio=0.0, batch_size=2).learn(100)
+    sampler, rows = agent.sampler, []
+    for _ in range(4):
+        rows.append(sampler.sample("cpu").index[:, 0].tolist())
+    fresh = [row for pair in rows for row in pair]
+    assert fresh == [9 * i for i in range(8)]
+    sampler.online = False
+    later = [row for _ in range(50) for row in sampler.sample("cpu").index[:, 0].tolist()]
+    assert len(set(later)) > 30
+
+
+def test_the_same_seed_is_bit_equal_and_resume_equals_no_stop(tmp_path):
+    whole, other = small().learn(70), small().learn(70)
+    assert same(weights(whole), weights(other))
+    other.save(tmp_path / "agent")
+    loaded = Dreamer.load(tmp_path / "agent", env="CartPole-v1", device="cpu")
+    for agent in (whole, loaded):
+        agent.learn(70, reset_num_timesteps=False)
+    assert same(weights(whole), weights(loaded))
+    assert whole.trainer.updates == loaded.trainer.updates
+    mine, theirs = (agent.replay.gather([0], 100) for agent in (whole, loaded))
+    assert torch.equal(mine.extras["deter"], theirs.extras["deter"])
+    assert whole.sampler.state_dict() == loaded.sampler.state_dict()
+    obs = np.zeros(4, np.float32)
+    assert whole.predict(obs)[0] == loaded.predict(obs)[0]
+
+
+def test_a_checkpoint_without_its_replay_waits_for_new_experience(tmp_path):
+    small().learn(70).save(tmp_path / "agent", exclude=["replay"])
+    loaded = Dreamer.load(tmp_path / "agent", env="CartPole-v1", device="cpu")
+    updates = loaded.trainer.updates
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.trainer.updates == updates
+    loaded.learn(60, reset_num_timesteps=False)
+    assert loaded.trainer.updates > updates
+
+
+def test_evaluation_carries_the_belief():
+    agent = small().learn(60)
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
+    evaluate_policy(agent, env, 2, warn=False)
+    obs = np.full((1, 4), 0.02, np.float32)
+    _, memory = agent.predict(obs, deterministic=True)
+    _, again = agent.predict(obs, memory, np.zeros(1, bool), deterministic=True)
+    _, anew = agent.predict(obs, memory, np.ones(1, bool), deterministic=True)
+    assert not np.array_equal(memory[0], again[0])
+    assert np.array_equal(memory[0], anew[0])
+
+
+def test_exploration_noise_is_the_collectors_alone():
+    loud = replace(SMALL["behavior_config"], exploration_noise=1.0)
+    agent = small(behavior_config=loud, train_ratio=0.0).learn(60)
+    with torch.no_grad():
+        agent.behavior.actor.layers[-1].bias.copy_(torch.tensor([50.0, -50.0]))
+    obs = np.zeros((500, 4), np.float32)
+    assert not agent.predict(obs, deterministic=True)[0].any()
+    agent._last_episode_starts, agent._memory = np.ones(500, bool), None
+    agent.stored_beliefs = False
+    assert 150 < agent._act(obs).sum() < 350
+
+
+def test_the_first_line_says_what_is_going_on(capsys):
+    small(verbose=1, train_ratio=32.0).learn(60)
+    assert "train ratio 32 (an update every 1 real steps)" in capsys.readouterr().out
+
+
+def test_the_log_has_losses_and_rates(tmp_path):
+    agent = small(tensorboard_log=str(tmp_path)).learn(160)
+    assert agent.logger.name_to_value == {}
+    found = list(tmp_path.iterdir())
+    assert found
+    agent._update()
+    agent._train()
+    logged = set(agent.logger.name_to_value)
+    assert {"model/observation", "behavior/actor_loss", "behavior/replay_critic_loss", "time/updates"} <= logged
+
+
+def test_the_learned_model_is_a_world_model_and_an_environment():
+    agent = small("Pendulum-v1").learn(260)
+    check_world_model(agent.model)
+    assert agent.stored_model().starts.obs.shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 4}, "version must be one of"),
+        ({"size": "3m"}, "size must be one of 1m"),
+        ({"version": 2, "size": "1m"}, "size must be None for version 2"),
+        ({"preset": "gpu"}, "preset must be one of"),
+        ({"batch_length": 1}, "batch_length must be at least 2, got 1"),
+        ({"train_ratio": -1.0}, "train_ratio must be at least 0"),
+        ({"policy_kwargs": {"net_arch": [3]}}, "policy_kwargs must be empty"),
+    ],
+)
+def test_bad_arguments_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        small(**change)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="policy must be one of"):
+        Dreamer("CnnPolicy2", "CartPole-v1")
+    with pytest.raises(ValueError, match="VecNormalize"):
+        small(VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])))
+    replay = SequenceReplay(*(getattr(gym.make("CartPole-v1"), f"{x}_space") for x in ("observation", "action")), 100)
+    with pytest.raises(ValueError, match="stored_beliefs must be False"):
+        small(replay=replay)
+    small(replay=replay, stored_beliefs=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "sgd"}, "name must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"warmup": -1}, "warmup must be at least 0"),
+    ],
+)
+def test_bad_optimisers_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**change)

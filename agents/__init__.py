@@ -8,11 +8,12 @@ from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.branched import BranchedRollouts
 from mbrl_gym.agents.dart import DARTNoise
 from mbrl_gym.agents.dreamer import Dreamer
-from mbrl_gym.agents.dreamer_learner import OptimizerConfig
 from mbrl_gym.agents.dyna import Dyna
 from mbrl_gym.agents.dyna_q import DynaQ
 from mbrl_gym.agents.mbpo import MBPO
+from mbrl_gym.agents.model_learner import OptimizerConfig
 from mbrl_gym.agents.pets import PETS
+from mbrl_gym.agents.planet import PlaNet
 from mbrl_gym.agents.policy_search import policy_prior, policy_value, search_policy
 from mbrl_gym.agents.rollout_length import AdaptiveLength, FixedLength, ScheduledLength
 from mbrl_gym.agents.sac import LeanSAC
@@ -36,6 +37,7 @@ __all__ = [
     "LeanSAC",
     "ModelBasedAlgorithm",
     "OptimizerConfig",
+    "PlaNet",
     "RecentStarts",
     "ScheduledLength",
     "UniformStarts",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mbrl_gym.agents.action_distributions import KINDS, ActionDistribution, action_distribution, outputs_of
 from mbrl_gym.distributions import TwoHot, symexp_bins
 from mbrl_gym.math import PercentileScale, lambda_return
-from mbrl_gym.nets.mlp import ACTIVATIONS, MLP
+from mbrl_gym.nets.blocks import ACTIVATIONS
+from mbrl_gym.nets.mlp import MLP
 from mbrl_gym.spaces import ActionCodec
 
 
@@ -181,16 +182,6 @@ class ActorCritic(nn.Module):
         """Return the distribution over encoded actions in states [..., F]."""
         return action_distribution(self.codec, self.actor(features), self.config.actor, self.config.unimix)
 
-    def explore(self, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the actions [B, A] with exploration noise, where the configuration has some."""
-        noise = self.config.exploration_noise
-        if not noise:
-            return action
-        if self.codec.continuous:
-            return (action + noise * torch.randn(action.shape, generator=generator, device=action.device)).clamp(-1, 1)
-        chance = torch.rand(len(action), 1, generator=generator, device=action.device)
-        return torch.where(chance < noise, self.codec.sample(len(action), generator, action.device), action)
-
     def value(self, features: Tensor) -> Value:
         """Return the critic's values of states [..., F]."""
         return Value(self.critic(features), self.bins)
@@ -207,7 +198,8 @@ class ActorCritic(nn.Module):
         config = self.config
         states = dream.features.detach()
         value, slow = self.value(states), self.slow_value(states)
-        baseline = (slow if config.slow_target else value).mean.detach()
+        with torch.no_grad():
+            baseline = (slow if config.slow_target else value).mean
         through = config.reinforce < 1
         # Through the dynamics, values are functions of the actions that led to their states.
         bootstrap = self._differentiable_value(dream.features) if through else baseline

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from mbrl_gym.model import WorldModel
-from mbrl_gym.spaces import check_observation, observation_tensor
+from mbrl_gym.spaces import ActionCodec, check_observation, observation_tensor
 from mbrl_gym.tensors import TensorStruct
 
 Arrays = tuple[np.ndarray[Any, Any], ...]
@@ -45,11 +45,21 @@ class BeliefPolicy(BasePolicy):
         observation_space: the real environment's.
         action_space: the real environment's.
         seed: of everything random.
+        exploration_noise: see `explored`.
+
+    Attributes:
+        exploring: whether there is such noise; in an agent's own collection, not in ``predict``.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], seed: int) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        seed: int,
+        exploration_noise: float = 0.0,
+    ) -> None:
         super().__init__(observation_space, action_space)
-        self.seed = seed
+        self.seed, self.exploration_noise, self.exploring = seed, exploration_noise, False
         self.last_belief: TensorStruct | None = None
 
     @property
@@ -110,6 +120,8 @@ class BeliefPolicy(BasePolicy):
         with torch.no_grad():
             belief = self.model.observe(memory.belief, memory.action, obs, begins, generator)
             encoded, carry = self._choose(belief, carry, deterministic, generator)
+            if self.exploring and self.exploration_noise:
+                encoded = explored(self.model.action_codec, encoded, self.exploration_noise, generator)
             action = self.model.action_codec.decode(encoded)
         after = Memory(carry, belief, encoded, memory.calls + 1)
         self.last_belief = belief
@@ -146,6 +158,14 @@ class BeliefPolicy(BasePolicy):
         """Return actions [B, *act] for observations [B, *obs] without memory (SB3's interface of tensors)."""
         batch = observation if isinstance(observation, dict) else observation.cpu().numpy()
         return torch.as_tensor(self._act(batch, None, None, deterministic)[0], device=self.device)
+
+
+def explored(codec: ActionCodec, action: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Return encoded actions [B, A] with noise: added and clipped in a Box, elsewhere a share of random ones."""
+    if codec.continuous:
+        return (action + noise * torch.randn(action.shape, generator=generator, device=action.device)).clamp(-1, 1)
+    chance = torch.rand(len(action), 1, generator=generator, device=action.device)
+    return torch.where(chance < noise, codec.sample(len(action), generator, action.device), action)
 
 
 def _flags(episode_start: Any, count: int) -> np.ndarray[Any, Any]:

@@ -17,15 +17,11 @@ class DreamerPolicy(BeliefPolicy):
         model: the model.
         behavior: the actor (and its critic).
         seed: of beliefs and actions.
-
-    Attributes:
-        exploring: whether the configuration's exploration noise is added; the agent's own collection does.
     """
 
     def __init__(self, model: WorldModel[Any], behavior: ActorCritic, seed: int) -> None:
-        super().__init__(model.observation_space, model.action_space, seed)
+        super().__init__(model.observation_space, model.action_space, seed, behavior.config.exploration_noise)
         self._parts = (model, behavior)  # in a tuple: the weights are the agent's, not the policy's
-        self.exploring = False
 
     @property
     def model(self) -> WorldModel[Any]:
@@ -36,5 +32,4 @@ class DreamerPolicy(BeliefPolicy):
         model, behavior = self._parts
         dist = behavior.policy(model.features(belief))
         action = dist.mode if deterministic else dist.sample(generator)
-        action = behavior.explore(action, generator) if self.exploring else action
         return action.clamp(-1.0, 1.0), None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from mbrl_gym.agents.actor_critic import BehaviorConfig
-from mbrl_gym.agents.dreamer_learner import OptimizerConfig
+from mbrl_gym.agents.model_learner import OptimizerConfig
 from mbrl_gym.models.rssm_config import SIZES, RSSMConfig
 
 VERSIONS = (1, 2, 3)

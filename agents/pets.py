@@ -1,29 +1,26 @@
 """PETS: plan in a probabilistic ensemble at every real step, refit it after every trial."""
 
-from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from mbrl_gym.agents.base import ModelBasedAlgorithm
-from mbrl_gym.agents.collect import normalizes_observations
+from mbrl_gym.agents.belief_agent import PlanningAgent
 from mbrl_gym.agents.owner import Wrappers, id_of
 from mbrl_gym.agents.pets_presets import PRESETS
 from mbrl_gym.agents.planner_policy import PlannerPolicy
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.models.ensemble import Ensemble, EnsembleConfig
-from mbrl_gym.planners import PLANNERS, Planner
+from mbrl_gym.planners import make_planner, planner_from_json, planner_name, planner_to_json
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.tasks import TaskFunction
 
 POLICIES = ("MlpPolicy", "MultiInputPolicy")
 
 
-class PETS(ModelBasedAlgorithm):
+class PETS(PlanningAgent):
     """Probabilistic ensembles with trajectory sampling: model predictive control in an ensemble of networks.
 
     No policy is trained. Every real step plans the next ``horizon`` actions in the model, from the last plan shifted by
@@ -59,7 +56,6 @@ class PETS(ModelBasedAlgorithm):
     """
 
     kind = "pets"
-    policy: PlannerPolicy
 
     def __init__(
         self,
@@ -90,10 +86,8 @@ class PETS(ModelBasedAlgorithm):
             raise ValueError(f"policy_kwargs must be empty, as PETS trains no policy, got {policy_kwargs}")
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
-        if planner is not None and type(planner) not in _planner_names():
-            raise ValueError(
-                f"planner must be a configuration of mbrl_gym.planners, as in CEMConfig(), got {planner!r}"
-            )
+        if planner is not None:
+            planner_name(planner)  # raises where it is of no planner
         defaults = PRESETS[preset](id_of(env))
         super().__init__(
             policy,
@@ -117,9 +111,6 @@ class PETS(ModelBasedAlgorithm):
         )
         self.preset = preset
         self.planner_config = planner or defaults.planner
-        self._memory: Any = None  # of the real episodes under way
-        self._imagined = 0
-        self._plans: list[tuple[float, float, int]] = []  # since the last training: seconds, value, lost candidates
         if _init_setup_model:
             self._setup_model()
 
@@ -129,50 +120,12 @@ class PETS(ModelBasedAlgorithm):
         self._check_normalization(self.env)
         with isolated_randomness(self._draw_seed()):
             self._setup_trainer()
-            planner_class: type[Planner[Any]] = PLANNERS[_planner_names()[type(self.planner_config)]]
-            planner = planner_class(self.model.action_codec, self.planner_config)
+            planner = make_planner(self.model.action_codec, self.planner_config)
             if self.planner_config.particles > 1:  # an error of their number now, not at the first plan
                 self.model.branch(self.model.initial(1), self.planner_config.particles)
             state, action = self.model.initial(1), torch.zeros(1, self.model.action_codec.size, device=self.device)
             self.model.predict(state, action)  # and of what is known, where it does not fit the observations
             self.policy = PlannerPolicy(self.model, planner, self._draw_seed())
-
-    def _check_normalization(self, env: GymEnv | None) -> None:
-        if normalizes_observations(env):
-            raise ValueError(
-                "env must show observations as they are, got a VecNormalize with norm_obs=True; take it off, the model "
-                "has a normaliser of its own"
-            )
-
-    # ---- behaviour --------------------------------------------------------------------------------------------------
-
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray[Any, Any], ...] | None = None,
-        episode_start: np.ndarray[Any, Any] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray[Any, Any], tuple[np.ndarray[Any, Any], ...] | None]:
-        """Return planned actions, and the planner's memory for the next call (see `PlannerPolicy.predict`)."""
-        return self.policy.predict(observation, state, episode_start, deterministic)
-
-    def _act(self, obs: Any) -> Any:
-        action, self._memory = self.policy.predict(obs, self._memory, self._last_episode_starts)
-        self._imagined += self.n_envs * self.policy.planner.imagined_steps
-        plan = self.policy.last_plan
-        assert plan is not None
-        self._plans.append((self.policy.last_seconds, float(plan.value.mean()), int(plan.non_finite.sum())))
-        self.progress.show(plan_ms=1e3 * self.policy.last_seconds, imagined=self._imagined)
-        return action
-
-    def _on_reset(self, seed: int) -> None:
-        self._memory = None
-        self.policy.seed = seed
-
-    @property
-    def imagined_timesteps(self) -> int:
-        """Steps of the model that plans for the real environments took so far."""
-        return self._imagined
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -180,16 +133,6 @@ class PETS(ModelBasedAlgorithm):
         self._log_plans()
         self._fit_model()
         self.policy.follow(self.model)
-
-    def _log_plans(self) -> None:
-        """Log the real environments' plans since the last training: mean seconds and values, all lost candidates."""
-        if not self._plans:
-            return
-        seconds, value, lost = zip(*self._plans, strict=True)
-        self.logger.record("plan/seconds", float(np.mean(seconds)))
-        self.logger.record("plan/value", float(np.mean(value)))
-        self.logger.record("plan/non_finite", sum(lost))
-        self._plans.clear()
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 
@@ -202,10 +145,9 @@ class PETS(ModelBasedAlgorithm):
         return ["model", "trainer.optimizer"], []
 
     def _arguments(self) -> dict[str, Any]:
-        planner = {"name": _planner_names()[type(self.planner_config)], "config": asdict(self.planner_config)}
         return {
             "preset": self.preset,
-            "planner": planner,
+            "planner": planner_to_json(self.planner_config),
             **{k: v for k, v in super()._arguments().items() if k != "model_class"},
         }
 
@@ -213,18 +155,9 @@ class PETS(ModelBasedAlgorithm):
     def _from_arguments(cls, arguments: dict[str, Any], given: dict[str, Any]) -> "PETS":
         found = cls._decoded(arguments, given)
         if "planner" not in given:
-            planner = found["planner"]
-            found["planner"] = PLANNERS[planner["name"]].config_class(**planner["config"])
+            found["planner"] = planner_from_json(found["planner"])
         return cls(env=None, _init_setup_model=False, **found)
 
-    def _learned_state(self) -> dict[str, Any]:
-        return {"imagined": self._imagined, "policy_seed": self.policy.seed}
-
     def _load_learned_state(self, state: dict[str, Any]) -> None:
-        self._imagined = state["imagined"]
-        self.policy.seed = state["policy_seed"]
+        super()._load_learned_state(state)
         self.policy.follow(self.model)
-
-
-def _planner_names() -> dict[type, str]:
-    return {planner.config_class: name for name, planner in PLANNERS.items()}

@@ -20,10 +20,13 @@ class PlannerPolicy(BeliefPolicy):
         model: the model to plan in; `follow` replaces it.
         planner: the planner.
         seed: of all plans.
+        exploration_noise: see `mbrl_gym.agents.belief_policy.explored`.
     """
 
-    def __init__(self, model: WorldModel[Any], planner: Planner[Any], seed: int) -> None:
-        super().__init__(model.observation_space, model.action_space, seed)
+    def __init__(
+        self, model: WorldModel[Any], planner: Planner[Any], seed: int, exploration_noise: float = 0.0
+    ) -> None:
+        super().__init__(model.observation_space, model.action_space, seed, exploration_noise)
         self.planner = planner
         self.last_plan: Plan[Any] | None = None
         self.last_seconds = 0.0

@@ -42,6 +42,7 @@ class TwoHot:
             raise ValueError(f"logits must end with the {len(bins)} bins, got {tuple(logits.shape)}")
         self.logits = logits.float()
         self.bins = bins
+        self._log_probabilities: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -62,7 +63,9 @@ class TwoHot:
         below = above - 1
         low, high = self.bins[below], self.bins[above]
         share = ((target - low) / (high - low)).clamp(0.0, 1.0)  # of the bin above
-        log_probability = self.logits.gather(-1, torch.stack([below, above], -1)) - self.logits.logsumexp(-1, True)
+        if self._log_probabilities is None:  # once for all targets
+            self._log_probabilities = self.logits.log_softmax(-1)  # half the time of logsumexp
+        log_probability = self._log_probabilities.gather(-1, torch.stack([below, above], -1))
         return -((1 - share) * log_probability[..., 0] + share * log_probability[..., 1])
 
 
@@ -83,14 +86,14 @@ class UnimixCategorical:
     def __init__(self, logits: Tensor, unimix: float = 0.01) -> None:
         if not 0 <= unimix < 1:
             raise ValueError(f"unimix must be at least 0 and below 1, got {unimix}")
-        logits = logits.float()
-        if unimix:
-            probability = (1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]
-            self.log_probabilities = probability.log()
-        else:
-            self.log_probabilities = logits.log_softmax(-1)
-            probability = self.log_probabilities.exp()
-        self.probabilities = probability
+        self._logits, self._unimix = logits.float(), unimix
+        probability = self._logits.softmax(-1)
+        self.probabilities = torch.add((1 - unimix) * probability, unimix / logits.shape[-1]) if unimix else probability
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """[..., classes] the logarithms of the probabilities; samples need none."""
+        return self.probabilities.log() if self._unimix else self._logits.log_softmax(-1)
 
     @property
     def mode(self) -> Tensor:
@@ -122,6 +125,8 @@ class UnimixCategorical:
 
     def _straight_through(self, index: Tensor) -> Tensor:
         one_hot = torch.nn.functional.one_hot(index, self.probabilities.shape[-1]).to(self.probabilities.dtype)
+        if not self.probabilities.requires_grad:
+            return one_hot
         return one_hot + (self.probabilities - self.probabilities.detach())
 
 

@@ -200,19 +200,6 @@ def test_values_begin_at_exactly_zero_and_policies_alike():
     assert found.policy(features).entropy().min() > 1.098
 
 
-def test_exploration_is_noise_in_a_box_and_random_choices_elsewhere():
-    rng = torch.Generator().manual_seed(0)
-    box = ActorCritic(3, BOX, BehaviorConfig(exploration_noise=0.3))
-    noisy = box.explore(torch.zeros(100_000, 2), rng)
-    torch.testing.assert_close(noisy.std(), torch.tensor(0.3), atol=0.01, rtol=0)
-    assert box.explore(torch.ones(1000, 2), rng).max() == 1.0
-    discrete = ActorCritic(3, DISCRETE, BehaviorConfig(exploration_noise=0.3))
-    taken = discrete.explore(torch.eye(3)[:1].repeat(100_000, 1), rng)
-    torch.testing.assert_close((taken[:, 0] == 0).float().mean(), torch.tensor(0.2), atol=0.01, rtol=0)
-    action = torch.zeros(2, 2)
-    assert ActorCritic(3, BOX, BehaviorConfig()).explore(action) is action
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -129,7 +129,8 @@ class CategoricalLatent(Latent[UnimixCategorical]):
 
     def noise(self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
         """Return exponential numbers [*shape, S]."""
-        return torch.empty(*shape, self.size, device=device).exponential_(generator=generator)
+        uniform = torch.rand(*shape, self.size, device=device, generator=generator)
+        return uniform.log_().neg_()  # six times as fast as exponential_() on a CPU
 
     def sample(self, dist: UnimixCategorical, noise: Tensor) -> Tensor:
         """Return flat one-hots [..., S]."""

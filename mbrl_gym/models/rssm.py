@@ -16,9 +16,10 @@ from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.distributions import TwoHot, symexp_bins
 from mbrl_gym.math import symexp, symlog
 from mbrl_gym.model import ModelLoss, Prediction, WorldModel
+from mbrl_gym.models.overshooting import overshooting
 from mbrl_gym.models.rssm_config import RSSMConfig
-from mbrl_gym.nets.blocks import Linear, RMSNorm
-from mbrl_gym.nets.mlp import ACTIVATIONS, MLP
+from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
+from mbrl_gym.nets.mlp import MLP
 from mbrl_gym.spaces import Observation, ObservationCodec
 from mbrl_gym.tensors import TensorStruct
 
@@ -226,10 +227,12 @@ class RSSM(WorldModel[RSSMState]):
         features = self.features(states)[:, counted]
         prior = self.prior(states.deter[:, counted])
         losses = self._divergences(posterior, prior)
+        if self.config.overshooting > 1:
+            losses["overshooting"] = overshooting(self, states, posterior, batch)
         losses["observation"] = self._observation_loss(features, batch, counted)
         losses["reward"] = self._reward_loss(features, batch.reward[:, counted])
         losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
-        total = torch.stack([getattr(self.config, f"{name}_scale") * loss for name, loss in losses.items()]).sum()
+        total = torch.stack([self._scale(name) * loss for name, loss in losses.items()]).sum()
         return ModelLoss(total, {name: loss.detach() for name, loss in losses.items()}, states)
 
     def before_fit(self, data: SequenceBatch) -> None:
@@ -282,6 +285,11 @@ class RSSM(WorldModel[RSSMState]):
         if self.config.free_average:
             return {name: value.mean().clamp(min=free) for name, value in values.items()}
         return {name: value.clamp(min=free).mean() for name, value in values.items()}
+
+    def _scale(self, name: str) -> float:
+        """Return a loss's weight; what is overshot weighs as much as the next step."""
+        found: float = getattr(self.config, "dynamics_scale" if name == "overshooting" else f"{name}_scale")
+        return found
 
     def _observation_loss(self, features: Tensor, batch: SequenceBatch, counted: slice) -> Tensor:
         target = self._read(batch.obs)[:, counted]

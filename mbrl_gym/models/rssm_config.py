@@ -1,9 +1,9 @@
 """RSSMConfig: the hyperparameters of `RSSM`; PlaNet, DreamerV1, V2 and V3 are configurations of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mbrl_gym.models.latents import CategoricalLatent, GaussianLatent, Latent
-from mbrl_gym.nets.mlp import ACTIVATIONS
+from mbrl_gym.nets.blocks import ACTIVATIONS
 from mbrl_gym.nets.recurrent import BlockGRUCell, Cell, GRUCell, LayerNormGRUCell
 
 # deter, hidden, classes, units. Source: danijar/dreamerv3 at e3f0224, dreamerv3/configs.yaml
@@ -52,6 +52,8 @@ class RSSMConfig:
         free_average: whether that holds for the batch's mean (V1, V2) or for each state (V3).
         discount_horizon: the continuation is learned times 1 - 1 / this (V3's "contdisc"), and divided by it again
             where the model is asked for an end; None: as it is.
+        overshooting: up to how many steps ahead the prior is compared with the posterior (PlaNet's option); below 2
+            only the next step.
         context: real steps that form a belief.
 
     Raises:
@@ -84,6 +86,7 @@ class RSSMConfig:
     free_nats: float = 1.0
     free_average: bool = False
     discount_horizon: float | None = 333.0
+    overshooting: int = 0
     context: int = 1
 
     def __post_init__(self) -> None:
@@ -103,7 +106,7 @@ class RSSMConfig:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         for name in (
             "observation_scale", "reward_scale", "continuation_scale", "dynamics_scale", "representation_scale",
-            "free_nats",
+            "free_nats", "overshooting",
         ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -180,6 +183,22 @@ class RSSMConfig:
             discount_horizon=None,
         )
 
+    @classmethod
+    def planet(cls) -> "RSSMConfig":
+        """Return PlaNet's configuration: a Gaussian latent, three free nats in each state, rewards weighted by 10.
+
+        Source: google-research/planet ``scripts/configs.py``, which learns from images and no ends of episodes; here
+        the observations are vectors of deviation 1, and the continuation is learned.
+        """
+        return replace(
+            cls.dreamer_v1(),
+            units=200,
+            activation="relu",
+            reward_scale=10.0,
+            continuation_scale=1.0,
+            free_average=False,
+        )
+
     def make_latent(self) -> Latent:  # type: ignore[type-arg]
         """Return the kind of stochastic state."""
         if self.latent == "gaussian":
@@ -189,7 +208,7 @@ class RSSMConfig:
     def make_cell(self, stoch: int, action: int) -> Cell:
         """Return the recurrent cell for S flat stochastic numbers and A encoded ones of the action."""
         if self.cell == "gru":
-            return GRUCell(stoch, action, self.deter, self.hidden)
+            return GRUCell(stoch, action, self.deter, self.hidden, self.activation)
         if self.cell == "layer_norm_gru":
             return LayerNormGRUCell(stoch, action, self.deter, self.hidden)
         return BlockGRUCell(stoch, action, self.deter, self.hidden, self.blocks)

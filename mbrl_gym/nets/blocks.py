@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
 TRUNCATION = 1.1368  # what a normal truncated at two deviations lacks, as the reference has it
 
 

@@ -2,9 +2,7 @@
 
 from torch import Tensor, nn
 
-from mbrl_gym.nets.blocks import Linear, RMSNorm
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
+from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
 
 
 class MLP(nn.Module):

@@ -1,7 +1,5 @@
 """Planners: they choose actions by imagining what would come of them."""
 
-from typing import Any
-
 from mbrl_gym.planners.base import Plan, Planner
 from mbrl_gym.planners.cem import CEM, CEMCarry, CEMConfig
 from mbrl_gym.planners.gradient import GradientCarry, GradientConfig, GradientPlanner
@@ -9,16 +7,8 @@ from mbrl_gym.planners.graphed import GraphedPlan
 from mbrl_gym.planners.icem import ICEM, ICEMCarry, ICEMConfig
 from mbrl_gym.planners.mcts import MCTS, MCTSConfig, SearchResult
 from mbrl_gym.planners.mppi import MPPI, MPPICarry, MPPIConfig
+from mbrl_gym.planners.registry import PLANNERS, make_planner, planner_from_json, planner_name, planner_to_json
 from mbrl_gym.planners.shooting import NoCarry, RandomShooting, RandomShootingConfig
-
-PLANNERS: dict[str, type[Planner[Any]]] = {
-    "random_shooting": RandomShooting,
-    "cem": CEM,
-    "icem": ICEM,
-    "mppi": MPPI,
-    "gradient": GradientPlanner,
-    "mcts": MCTS,
-}
 
 __all__ = [
     "CEM",
@@ -43,4 +33,8 @@ __all__ = [
     "RandomShooting",
     "RandomShootingConfig",
     "SearchResult",
+    "make_planner",
+    "planner_from_json",
+    "planner_name",
+    "planner_to_json",
 ]

@@ -1,0 +1,124 @@
+"""ModelLearner: gradient steps on a recurrent model, with the optimisers of the Dreamer family."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.laprop import LaProp
+from mbrl_gym.model import ModelLoss
+from mbrl_gym.models.rssm import RSSM, RSSMState
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How model, actor and critic are optimised; the defaults are DreamerV3's.
+
+    Attributes:
+        name: "laprop" (V3: gradients clipped by each tensor's size) or "adam" (V1, V2: clipped by each network's norm).
+        learning_rate: of the model.
+        actor_learning_rate: of the actor; None: the model's.
+        critic_learning_rate: of the critic; None: the model's.
+        clip: LaProp's share of each tensor's norm; Adam's largest norm.
+        eps: Adam's; LaProp has its own.
+        warmup: updates until the full learning rate.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    name: str = "laprop"
+    learning_rate: float = 4e-5
+    actor_learning_rate: float | None = None
+    critic_learning_rate: float | None = None
+    clip: float = 0.3
+    eps: float = 1e-5
+    warmup: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.name not in ("laprop", "adam"):
+            raise ValueError(f"name must be 'laprop' or 'adam', got {self.name!r}")
+        for name in ("learning_rate", "actor_learning_rate", "critic_learning_rate", "clip", "eps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0 updates, got {self.warmup}")
+
+    def rates(self) -> dict[str, float]:
+        """Return the learning rates by part."""
+        actor, critic = self.actor_learning_rate, self.critic_learning_rate
+        rate = self.learning_rate
+        return {"model": rate, "actor": rate if actor is None else actor, "critic": rate if critic is None else critic}
+
+
+class ModelLearner:
+    """Learns a model from sequences, one gradient step at a time.
+
+    Args:
+        model: the world model.
+        config: of the optimiser.
+
+    Attributes:
+        updates: made so far.
+        seed: of nothing here; `mbrl_gym.agents.owner.ModelOwner` wants one of every trainer.
+        rng: the same.
+    """
+
+    def __init__(self, model: RSSM, config: OptimizerConfig) -> None:
+        self.model, self.config = model, config
+        self.updates = 0
+        self.seed, self.rng = 0, np.random.default_rng(0)
+        self._parts = self._trained()
+        self._rates = config.rates()
+        groups = [{"params": parameters, "lr": self._rates[part]} for part, parameters in self._parts.items()]
+        self.optimizer: Optimizer
+        if config.name == "laprop":
+            self.optimizer = LaProp(groups, clip=config.clip, warmup=config.warmup)
+        else:
+            self.optimizer = torch.optim.Adam(groups, eps=config.eps, fused=True)
+
+    def _trained(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters by the name that their learning rate has."""
+        return {"model": list(self.model.parameters())}
+
+    def update(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
+        """Return the beliefs [B, T - 1] and the terms of the losses [], after one step; no wait for the device.
+
+        Args:
+            batch: windows [B, T]; the first row of each is only what ``start`` was seen at.
+            start: beliefs [B] of the first rows.
+        """
+        loss = self.model.loss(batch, start)
+        self._step(loss.total)
+        assert loss.states is not None
+        return loss.states[:, 1:].detach(), model_terms(loss)
+
+    def _step(self, total: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.config.name == "adam":
+            ramp = min(1.0, (self.updates + 1) / self.config.warmup) if self.config.warmup else 1.0
+            for group, part in zip(self.optimizer.param_groups, self._parts, strict=True):
+                torch.nn.utils.clip_grad_norm_(self._parts[part], self.config.clip, foreach=True)
+                group["lr"] = self._rates[part] * ramp
+        self.optimizer.step()
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs beside the weights: plain data and tensors, nested."""
+        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+
+def model_terms(loss: ModelLoss[RSSMState]) -> dict[str, Tensor]:
+    """Return the model's losses by their names in the log."""
+    return {f"model/{name}": value for name, value in {"loss": loss.total.detach(), **loss.terms}.items()}

@@ -1,0 +1,182 @@
+"""SequenceAgent: what agents share that learn a recurrent model from windows of real steps as these come in."""
+
+import time
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl_gym.agents.belief_agent import BeliefAgent
+from mbrl_gym.agents.online_sampler import OnlineSampler
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.models.rssm import RSSM, RSSMState
+
+
+class SequenceAgent(BeliefAgent):
+    """Takes gradient steps on windows of the replay after every real step, at a fixed ratio of rows to real steps.
+
+    Args:
+        train_ratio: rows learned from for each real step.
+        batch_size: windows of a batch.
+        batch_length: rows of a window that are learned from.
+        stored_beliefs: whether windows begin with the belief that the replay holds, and new experience comes first.
+        arguments: of `mbrl_gym.agents.owner.ModelOwner`.
+        named: the same.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    model: RSSM
+
+    def __init__(
+        self,
+        *arguments: Any,
+        train_ratio: float,
+        batch_size: int,
+        batch_length: int,
+        stored_beliefs: bool,
+        **named: Any,
+    ) -> None:
+        for name, value, least in (
+            ("train_ratio", train_ratio, 0),
+            ("batch_size", batch_size, 1),
+            ("batch_length", batch_length, 2),
+        ):
+            if not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.train_ratio, self.batch_size, self.batch_length = float(train_ratio), int(batch_size), int(batch_length)
+        self.stored_beliefs = bool(stored_beliefs)
+        super().__init__(*arguments, model_class=RSSM, **named)
+        self._credit = 0.0  # updates that real steps have paid for
+        self._terms: dict[str, Tensor] = {}  # sums since the last entry of the log
+        self._counted = 0
+        self._seconds = 0.0
+        self._told = False
+
+    # ---- what a subclass supplies -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _learn_from(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
+        """Return the beliefs in a batch's rows but the first, and the losses' terms [], after one gradient step.
+
+        Args:
+            batch: windows [B, T].
+            start: beliefs [B] of the first rows, which are not learned from.
+        """
+
+    @abstractmethod
+    def _learns(self) -> list[torch.nn.Module]:
+        """Return the networks that are trained."""
+
+    # ---- set-up -----------------------------------------------------------------------------------------------------
+
+    def _setup_replay(self) -> None:
+        if self._given_replay is not None and self.stored_beliefs:
+            raise ValueError(
+                "stored_beliefs must be False with a replay of your own, which has no columns for them, got True"
+            )
+        super()._setup_replay()
+        self._setup_sampler(self._draw_seed())
+
+    def _replay_extras(self) -> Any:
+        return self.model.extras() if self.stored_beliefs else None
+
+    def _setup_sampler(self, seed: int) -> None:
+        length = self.batch_length + 1  # the first row's belief is what the others start from
+        self.sampler = OnlineSampler(self.replay, self.batch_size, length, seed, online=self.stored_beliefs)
+
+    # ---- behaviour --------------------------------------------------------------------------------------------------
+
+    def _act(self, obs: Any) -> Any:
+        action = super()._act(obs)
+        if self.stored_beliefs:
+            belief = self.policy.last_belief
+            assert isinstance(belief, RSSMState)
+            self._write_back(self.replay.newest_rows(), belief)
+        return action
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _rows_per_update(self) -> int:
+        return self.batch_size * self.batch_length
+
+    def _after_step(self) -> None:
+        """Take the updates that the last real steps have paid for."""
+        if len(self.replay) < self.learning_starts or not self.sampler.ready:
+            return
+        self._credit += self.n_envs * self.train_ratio / self._rows_per_update
+        count, started = int(self._credit), time.perf_counter()
+        for _ in range(count):
+            self._update()
+        self._credit -= count
+        self._seconds += time.perf_counter() - started
+        if count and not self._told:
+            self._tell()
+
+    def _update(self) -> None:
+        batch = self.sampler.sample(self.device)
+        if self.stored_beliefs:
+            start = self.model.from_extras({name: column[:, 0] for name, column in batch.extras.items()})
+        else:
+            start = self.model.initial(batch.batch_size)
+        states, terms = self._learn_from(batch, start)
+        if self.stored_beliefs:
+            self._write_back(batch.index[:, 1:], states)
+        for name, value in terms.items():
+            self._terms[name] = self._terms[name] + value if name in self._terms else value
+        self._counted += 1
+
+    def _write_back(self, index: Any, states: RSSMState) -> None:
+        for name, values in self.model.to_extras(states).items():
+            self.replay.write_back(name, index, values)
+
+    def _tell(self) -> None:
+        """Say once, after ten updates, how large this is, how often it learns and how fast."""
+        if self._counted < 10:
+            return
+        self._told = True
+        if not (self.verbose or self.progress.shown):
+            return
+        parameters = sum(p.numel() for part in self._learns() for p in part.parameters())
+        each = self._rows_per_update / max(self.train_ratio, 1e-9)
+        self.progress.say(
+            f"{type(self).__name__}: {parameters / 1e6:.2f} M parameters, train ratio {self.train_ratio:g} "
+            f"(an update every {each:.3g} real steps), {self._counted / max(self._seconds, 1e-9):.2f} updates a second"
+        )
+
+    def _train(self) -> None:
+        """Log the updates since the last entry; they were taken step by step."""
+        if not self._counted:
+            return
+        means = {name: float(value) / self._counted for name, value in self._terms.items()}
+        for name, value in means.items():
+            self.logger.record(name, value)
+        self.logger.record("time/updates", self.trainer.updates)
+        self.logger.record("time/updates_per_second", self._counted / max(self._seconds, 1e-9))
+        self.progress.show(model_loss=means["model/loss"], imagined=self.imagined_timesteps)
+        self._terms, self._counted, self._seconds = {}, 0, 0.0
+
+    # ---- storing ----------------------------------------------------------------------------------------------------
+
+    def _sequence_arguments(self) -> dict[str, Any]:
+        """Return those constructor's arguments as JSON that all agents of this kind share."""
+        own = ("train_ratio", "batch_size", "batch_length", "stored_beliefs")
+        inherited = ("model_config", "learning_starts", "buffer_size", "stats_window_size", "seed")
+        found = super()._arguments()
+        return {
+            **{name: getattr(self, name) for name in own},
+            **{name: found[name] for name in inherited},
+            "log_freq": self.train_freq,
+        }
+
+    def _learned_state(self) -> dict[str, Any]:
+        return {**super()._learned_state(), "credit": self._credit, "sampler": self.sampler.state_dict()}
+
+    def _load_learned_state(self, state: dict[str, Any]) -> None:
+        super()._load_learned_state(state)
+        self._credit = state["credit"]
+        self._setup_sampler(0)  # over the replay that was loaded meanwhile
+        self.sampler.load_state_dict(state["sampler"], rows=len(self.replay) > 0)

@@ -93,7 +93,7 @@ class Value:
 
     def __init__(self, outputs: Tensor, bins: Tensor | None) -> None:
         self._two_hot = None if bins is None else TwoHot(outputs, bins)
-        self._outputs = outputs
+        self._outputs = outputs.float()
 
     @property
     def mean(self) -> Tensor:
@@ -199,7 +199,7 @@ class ActorCritic(nn.Module):
         states = dream.features.detach()
         value, slow = self.value(states), self.slow_value(states)
         with torch.no_grad():
-            baseline = (slow if config.slow_target else value).mean
+            baseline = (slow if config.slow_target else value).mean.detach()
         through = config.reinforce < 1
         # Through the dynamics, values are functions of the actions that led to their states.
         bootstrap = self._differentiable_value(dream.features) if through else baseline

@@ -3,7 +3,9 @@
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.belief_policy import Arrays, BeliefPolicy
@@ -19,6 +21,12 @@ class BeliefAgent(ModelBasedAlgorithm):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._memory: Arrays | None = None  # of the real episodes under way
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Return the environment as SB3 wraps it, but images as they are: models read them so."""
+        wrapped = BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return wrapped.venv if isinstance(wrapped, VecTransposeImage) and wrapped is not env else wrapped
 
     def _check_normalization(self, env: GymEnv | None) -> None:
         if normalizes_observations(env):

@@ -19,7 +19,7 @@ from mbrl_gym.models.rssm import RSSM, RSSMState
 from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.replay import SequenceReplay
 
-POLICIES = ("MlpPolicy", "MultiInputPolicy")
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 CONFIGS: dict[str, Any] = {
     "model_config": RSSMConfig,
     "behavior_config": BehaviorConfig,
@@ -36,7 +36,8 @@ class Dreamer(SequenceAgent):
     (e3f0224). Not as there in V1 and V2: see `mbrl_gym.agents.actor_critic.ActorCritic`.
 
     Args:
-        policy: "MlpPolicy", or "MultiInputPolicy" for Dict observations; networks follow from the observations.
+        policy: "MlpPolicy", "CnnPolicy" for images or "MultiInputPolicy" for Dict observations; networks follow from
+            the observations.
         env: the real environment (id, Gymnasium Env or VecEnv).
         version: 1, 2 or 3.
         size: of V3's networks, "1m" to "400m"; None: "1m".

@@ -7,6 +7,7 @@ from mbrl_gym.agents.actor_critic import ActorCritic, Dream
 from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig, model_terms
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.rssm import RSSM, RSSMState
+from mbrl_gym.nets.precision import mixed_precision
 
 
 class DreamerLearner(ModelLearner):
@@ -34,7 +35,8 @@ class DreamerLearner(ModelLearner):
         loss = self.model.loss(batch, start)
         assert loss.states is not None
         states = loss.states[:, 1:]
-        behavior = self.behavior.imagination_loss(self._imagine(states.detach()))
+        with mixed_precision(self.model.device, states.deter.shape[:2].numel()):
+            behavior = self.behavior.imagination_loss(self._imagine(states.detach()))
         total = loss.total + behavior.actor + behavior.critic
         terms = model_terms(loss)
         terms.update((f"behavior/{name}", value) for name, value in behavior.terms.items())

@@ -19,7 +19,7 @@ from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.planners import make_planner, planner_from_json, planner_name, planner_to_json
 from mbrl_gym.replay import SequenceReplay
 
-POLICIES = ("MlpPolicy", "MultiInputPolicy")
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 
 
 class PlaNet(PlanningAgent, SequenceAgent):
@@ -31,7 +31,8 @@ class PlaNet(PlanningAgent, SequenceAgent):
     Source: Hafner et al. 2019, algorithms 1 and 2; google-research/planet.
 
     Args:
-        policy: "MlpPolicy", or "MultiInputPolicy" for Dict observations: there is nothing to choose.
+        policy: "MlpPolicy", "CnnPolicy" for images or "MultiInputPolicy" for Dict observations: there is nothing to
+            choose.
         env: the real environment (id, Gymnasium Env or VecEnv).
         preset: "cpu" or "reference" (`mbrl_gym.agents.planet_presets`), for every argument that is None.
         planner: a planner's configuration (`mbrl_gym.planners`): CEMConfig, ICEMConfig, MPPIConfig, ...

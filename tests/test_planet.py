@@ -105,4 +105,4 @@ def test_bad_arguments_are_refused(change, message):
 
 def test_no_policy_is_trained():
     with pytest.raises(ValueError, match="policy must be one of"):
-        PlaNet("CnnPolicy", "Pendulum-v1")
+        PlaNet("SACPolicy", "Pendulum-v1")

@@ -143,7 +143,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_row_says_of_itself(config, ca
     batch = windows(cartpole_steps, length=25)
     model = rssm(config, cartpole_steps.observation_space, cartpole_steps.action_space)
     torch.manual_seed(1)
-    for head in (model.reward_head, model.decoder, model.continuation_head):
+    for head in (model.reward_head, model.decoder.mlp, model.continuation_head):
         torch.nn.init.normal_(head.layers[-1].weight, std=0.1)  # outputs differ from row to row
     batch = replace(batch, reward=torch.randn(6, 25))
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_the_loss_is_the_weighted_sum_of_what_each_row_says_of_itself(config, ca
             features = model.features(found.states[:, t])
             seen = batch.obs[:, t]
             seen = seen.sign() * (seen.abs() + 1).log() if config.symlog else seen
-            observation.append((model.decoder(features) - seen).square().sum(-1))
+            observation.append((model.decoder(features)[0] - seen).square().sum(-1))
             said, wanted = model.reward_head(features), batch.reward[:, t]
             if config.reward == "two_hot":
                 reward.append(TwoHot(said, model.bins).loss(wanted))
@@ -266,12 +266,13 @@ def test_the_other_hyperparameters_have_an_effect_too():
     dist = rssm(gaussian).latent.dist(torch.full((1, 12), -99.0))
     assert torch.equal(dist.deviation, torch.full((1, 6), 0.7))
     assert rssm(replace(V3, context=4)).context == 4
-    assert {f.name for f in fields(RSSMConfig)} == {*LARGER, "least_deviation", "context"}
+    elsewhere = {"depth", "convolutions", "image_bits"}  # of images, tests/test_images.py
+    assert {f.name for f in fields(RSSMConfig)} == {*LARGER, "least_deviation", "context", *elsewhere}
 
 
 def test_the_sizes_are_the_references():
     """danijar/dreamerv3 at e3f0224, dreamerv3/configs.yaml."""
-    assert RSSMConfig.dreamer_v3("12m") == RSSMConfig(deter=2048, hidden=256, classes=16, units=256)
+    assert RSSMConfig.dreamer_v3("12m") == RSSMConfig(deter=2048, hidden=256, classes=16, units=256, depth=16)
     assert RSSMConfig.dreamer_v3() == RSSMConfig()
     assert list(SIZES) == ["1m", "12m", "25m", "50m", "100m", "200m", "400m"]
     assert all(deter == 8 * hidden and units == hidden for deter, hidden, _, units in SIZES.values())

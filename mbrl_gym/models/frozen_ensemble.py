@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mbrl_gym.models.ensemble import Ensemble
-from mbrl_gym.models.frozen_mlp import FrozenMLP, multiplies_in_bfloat16
+from mbrl_gym.models.frozen_mlp import FrozenMLP
 from mbrl_gym.nets.ensemble_mlp import EnsembleMLP
+from mbrl_gym.nets.precision import multiplies_in_bfloat16
 
 
 class FrozenEnsemble(Ensemble):

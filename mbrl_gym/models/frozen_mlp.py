@@ -71,13 +71,3 @@ def _run(x: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
         if i < last:
             x = torch.nn.functional.silu(x, inplace=not x.requires_grad)
     return x
-
-
-def multiplies_in_bfloat16(device: torch.device) -> bool:
-    """Return whether ``device`` has fast bfloat16 products."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_gym.models.frozen_mlp import FrozenMLP, multiplies_in_bfloat16
+from mbrl_gym.models.frozen_mlp import FrozenMLP
 from mbrl_gym.models.posterior_network import PosteriorNetwork
 from mbrl_gym.nets.ensemble_mlp import EnsembleMLP
+from mbrl_gym.nets.precision import multiplies_in_bfloat16
 
 
 class FrozenPosterior(PosteriorNetwork):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.models.frozen_mlp import multiplies_in_bfloat16
 from mbrl_gym.models.gaussian_config import GaussianConfig
 from mbrl_gym.models.transition import TransitionModel, Transitions, TransitionState
+from mbrl_gym.nets.precision import multiplies_in_bfloat16
 
 ROWS_AT_ONCE = 4096  # windows that the error is measured on at a time
 

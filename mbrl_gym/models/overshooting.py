@@ -31,7 +31,7 @@ def overshooting(model: "RSSM", states: "RSSMState", posterior: Tensor, batch: S
     whole = torch.ones_like(batch.is_first)
     for distance in range(1, min(model.config.overshooting, length - 1) + 1):
         kept = length - distance  # rows that have so many behind them
-        ahead, prior = _next(model, ahead.map(lambda x, kept=kept: x[:, :kept]), batch.action[:, distance - 1 : -1])
+        ahead, prior = _next(model, ahead[:, :kept], batch.action[:, distance - 1 : -1])
         whole = whole[:, :kept] & ~batch.is_first[:, distance:]
         if distance == 1:
             continue  # the model's own loss
@@ -49,5 +49,5 @@ def _next(model: "RSSM", states: "RSSMState", action: Tensor) -> tuple["RSSMStat
     deter = model.cell(flat.deter, flat.stoch, model.cell.embed(action.flatten(0, 1)))
     prior = model.prior(deter)
     stoch = model.latent.sample(model.latent.dist(prior), model.latent.noise((len(deter),), deter.device))
-    after = type(states)(deter, stoch).map(lambda x: x.unflatten(0, shape))
-    return after, prior.unflatten(0, shape)
+    after = type(states)(deter, stoch).map(lambda x: x.reshape(*shape, -1))
+    return after, prior.reshape(*shape, -1)

@@ -1,4 +1,4 @@
-"""RSSM: a recurrent state-space model of vector observations; PlaNet's and the Dreamers' world model.
+"""RSSM: a recurrent state-space model of vectors and images; PlaNet's and the Dreamers' world model.
 
 Shapes: B batch, T time, A encoded action, D deterministic state, S flat stochastic state, F = D + S features.
 """
@@ -14,16 +14,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.distributions import TwoHot, symexp_bins
-from mbrl_gym.math import symexp, symlog
 from mbrl_gym.model import ModelLoss, Prediction, WorldModel
 from mbrl_gym.models.overshooting import overshooting
 from mbrl_gym.models.rssm_config import RSSMConfig
+from mbrl_gym.models.rssm_observations import ObservationDecoder, ObservationEncoder, Senses
 from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
 from mbrl_gym.nets.mlp import MLP
-from mbrl_gym.spaces import Observation, ObservationCodec
+from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
-
-LARGEST = 1e6  # numbers beyond it are read as it, where they are not squashed: networks would make infinities of them
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,8 @@ class RSSM(WorldModel[RSSMState]):
     are two matrices, each of which a clipping by the size of a tensor sees on its own.
 
     Args:
-        observation_space: vectors (Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these).
+        observation_space: vectors (Box, Discrete, MultiDiscrete, MultiBinary), images (uint8 Box [H, W, C]), or a flat
+            Dict of these.
         action_space: Box (bounded), Discrete, MultiDiscrete or MultiBinary.
         config: hyperparameters; None: the defaults.
 
@@ -70,22 +69,22 @@ class RSSM(WorldModel[RSSMState]):
     ) -> None:
         super().__init__(observation_space, action_space, config or RSSMConfig())
         config = self.config
-        self.codec = ObservationCodec(observation_space)
+        senses = Senses(observation_space, config)
         self.context = config.context
         self.latent = config.make_latent()
         self.cell = config.make_cell(self.latent.size, self.action_codec.size)
         like: dict[str, Any] = {"activation": config.activation, "norm": config.norm}
         features = config.deter + self.latent.size
-        self.encoder = MLP(self.codec.size, config.units, config.layers, **like)
+        self.encoder = ObservationEncoder(senses, config)
         self.prior = MLP(config.deter, config.hidden, config.prior_layers, self.latent.outputs, **like)
         # The posterior's first layer in two parts: what it reads of observations leaves the loop over time.
         self.posterior_deter = Linear(config.deter, config.hidden)
-        self.posterior_token = nn.Linear(config.units, config.hidden, bias=False)
+        self.posterior_token = nn.Linear(self.encoder.size, config.hidden, bias=False)
         with torch.no_grad():  # as one layer over both inputs begins
-            both = config.deter + config.units
+            both = config.deter + self.encoder.size
             self.posterior_deter.weight.mul_((config.deter / both) ** 0.5)
-            self.posterior_token.weight.copy_(Linear(config.units, config.hidden).weight)
-            self.posterior_token.weight.mul_((config.units / both) ** 0.5)
+            self.posterior_token.weight.copy_(Linear(self.encoder.size, config.hidden).weight)
+            self.posterior_token.weight.mul_((self.encoder.size / both) ** 0.5)
         self.posterior_norm = RMSNorm(config.hidden) if config.norm else nn.Identity()
         self.activation = ACTIVATIONS[config.activation]()
         rest = config.posterior_layers - 1
@@ -94,7 +93,7 @@ class RSSM(WorldModel[RSSMState]):
             if rest
             else Linear(config.hidden, self.latent.outputs)
         )
-        self.decoder = MLP(features, config.units, config.layers, self.codec.size, **like)
+        self.decoder = ObservationDecoder(senses, config, self.latent.size)
         rewards, zero = (255, 0.0) if config.reward == "two_hot" else (1, 1.0)
         self.reward_head = MLP(features, config.units, config.head_layers, rewards, scale=zero, **like)
         self.continuation_head = MLP(features, config.units, config.head_layers, 1, **like)
@@ -116,7 +115,7 @@ class RSSM(WorldModel[RSSMState]):
         generator: torch.Generator | None = None,
     ) -> RSSMState:
         """Return the posterior belief after one real step (see `WorldModel.observe`)."""
-        token = self.posterior_token(self.encoder(self._read(obs)))
+        token = self.posterior_token(self.encoder(obs, (len(is_first),)))
         noise = self.latent.noise((len(is_first),), self.device, generator)
         return self._filter(state, self.cell.embed(_masked(action, is_first)), token, is_first, noise)[0]
 
@@ -157,9 +156,7 @@ class RSSM(WorldModel[RSSMState]):
 
     def decode(self, state: RSSMState) -> Observation:
         """Return the raw observation [B, *obs]."""
-        vector = self.decoder(self.features(state))
-        vector = symexp(vector) if self.config.symlog else vector
-        return self.codec.decode(self.codec.project(torch.nan_to_num(vector)))
+        return self.decoder.decode(self.features(state))
 
     def rollout(
         self, start: RSSMState, act: Callable[[Tensor], Tensor], horizon: int, generator: torch.Generator | None = None
@@ -190,12 +187,12 @@ class RSSM(WorldModel[RSSMState]):
         outputs = self.reward_head(features)
         if self.config.reward == "two_hot":
             return TwoHot(outputs, self.bins).mean
-        found: Tensor = outputs[..., 0]
-        return found
+        mean: Tensor = outputs[..., 0].float()
+        return mean
 
     def continuation(self, features: Tensor) -> Tensor:
         """Return [...] in [0, 1] how surely the episode goes on in states [..., F], the discount divided out."""
-        probability = torch.sigmoid(self.continuation_head(features)[..., 0])
+        probability = torch.sigmoid(self.continuation_head(features)[..., 0].float())
         return (probability / self._kept).clamp(max=1.0)
 
     # ---- beliefs in a replay ----------------------------------------------------------------------------------------
@@ -229,7 +226,7 @@ class RSSM(WorldModel[RSSMState]):
         losses = self._divergences(posterior, prior)
         if self.config.overshooting > 1:
             losses["overshooting"] = overshooting(self, states, posterior, batch)
-        losses["observation"] = self._observation_loss(features, batch, counted)
+        losses["observation"] = self.decoder.loss(features, _rows(batch.obs, counted))
         losses["reward"] = self._reward_loss(features, batch.reward[:, counted])
         losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
         total = torch.stack([self._scale(name) * loss for name, loss in losses.items()]).sum()
@@ -250,7 +247,7 @@ class RSSM(WorldModel[RSSMState]):
     def _filter_all(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, Tensor]:
         """Return beliefs [B, T] and the posterior's outputs [B, T or T - 1, ...]; one loop over time, little inside."""
         count, length = batch.reward.shape
-        tokens = self.posterior_token(self.encoder(self._read(batch.obs)))  # [B, T, H]
+        tokens = self.posterior_token(self.encoder(batch.obs, (count, length)))  # [B, T, H]
         is_first = batch.is_first.clone()
         if start is None:
             is_first[:, 0] = True
@@ -291,11 +288,6 @@ class RSSM(WorldModel[RSSMState]):
         found: float = getattr(self.config, "dynamics_scale" if name == "overshooting" else f"{name}_scale")
         return found
 
-    def _observation_loss(self, features: Tensor, batch: SequenceBatch, counted: slice) -> Tensor:
-        target = self._read(batch.obs)[:, counted]
-        error: Tensor = (self.decoder(features) - target).square()
-        return error.sum(-1).mean()
-
     def _reward_loss(self, features: Tensor, reward: Tensor) -> Tensor:
         outputs = self.reward_head(features)
         if self.config.reward == "two_hot":
@@ -315,12 +307,12 @@ class RSSM(WorldModel[RSSMState]):
         horizon = self.config.discount_horizon
         return 1.0 if horizon is None else 1.0 - 1.0 / horizon
 
-    def _read(self, obs: Observation) -> Tensor:
-        """Return [..., D] what encoder and decoder see of raw observations."""
-        vector = self.codec.encode(obs)
-        return symlog(vector) if self.config.symlog else vector.clamp(-LARGEST, LARGEST)
-
 
 def _masked(x: Tensor, is_first: Tensor) -> Tensor:
     """Return ``x`` [..., n] with zeros where an episode begins, whatever was there."""
     return torch.where(is_first[..., None], 0.0, x)
+
+
+def _rows(obs: Observation, index: slice) -> Observation:
+    """Return the observations [B, T, ...] of a slice of the rows T."""
+    return {key: x[:, index] for key, x in obs.items()} if isinstance(obs, dict) else obs[:, index]

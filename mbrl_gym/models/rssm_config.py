@@ -39,6 +39,9 @@ class RSSMConfig:
         units: of the encoder, the decoder and the heads.
         layers: hidden layers of encoder and decoder.
         head_layers: hidden layers of the heads of reward and continuation.
+        depth: by which the channels of convolutions are multiplied.
+        convolutions: "pooled" (V3: images of any size that can be halved to 3 to 16) or "strided" (V1, V2: 64x64).
+        image_bits: of a pixel that are seen and predicted (PlaNet: 5, here without noise in place of the others).
         activation: "silu", "elu" or "relu".
         norm: whether hidden layers are normed.
         symlog: whether observations are squashed before they are read and predicted.
@@ -74,6 +77,9 @@ class RSSMConfig:
     units: int = 64
     layers: int = 3
     head_layers: int = 1
+    depth: int = 4
+    convolutions: str = "pooled"
+    image_bits: int = 8
     activation: str = "silu"
     norm: bool = True
     symlog: bool = True
@@ -92,7 +98,7 @@ class RSSMConfig:
     def __post_init__(self) -> None:
         for name in (
             "deter", "hidden", "blocks", "stoch", "classes", "prior_layers", "posterior_layers", "units", "layers",
-            "head_layers", "context",
+            "head_layers", "depth", "image_bits", "context",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -101,6 +107,7 @@ class RSSMConfig:
             ("latent", LATENTS),
             ("activation", tuple(ACTIVATIONS)),
             ("reward", ("two_hot", "normal")),
+            ("convolutions", ("pooled", "strided")),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -110,6 +117,8 @@ class RSSMConfig:
         ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.image_bits > 8:
+            raise ValueError(f"image_bits must be at most the 8 of a pixel, got {self.image_bits}")
         if self.cell == "block_gru" and self.deter % self.blocks:
             raise ValueError(f"deter must be a multiple of the {self.blocks} blocks, got {self.deter}")
         if self.discount_horizon is not None and not self.discount_horizon > 1:
@@ -125,7 +134,7 @@ class RSSMConfig:
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
         deter, hidden, classes, units = SIZES[size]
-        return cls(deter=deter, hidden=hidden, classes=classes, units=units)
+        return cls(deter=deter, hidden=hidden, classes=classes, units=units, depth=classes)  # as many as classes
 
     @classmethod
     def dreamer_v2(cls) -> "RSSMConfig":
@@ -144,6 +153,8 @@ class RSSMConfig:
             units=400,
             layers=4,
             head_layers=4,
+            depth=48,
+            convolutions="strided",
             activation="elu",
             norm=False,
             symlog=False,
@@ -171,6 +182,8 @@ class RSSMConfig:
             units=400,
             layers=2,
             head_layers=2,
+            depth=32,
+            convolutions="strided",
             activation="elu",
             norm=False,
             symlog=False,
@@ -193,6 +206,7 @@ class RSSMConfig:
         return replace(
             cls.dreamer_v1(),
             units=200,
+            image_bits=5,
             activation="relu",
             reward_scale=10.0,
             continuation_scale=1.0,

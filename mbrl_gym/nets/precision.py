@@ -1,0 +1,21 @@
+"""Where bfloat16 products pay."""
+
+import torch
+
+ROWS = 500  # from which they do on a CPU (benchmarks/dreamer_speed.py)
+
+
+def multiplies_in_bfloat16(device: torch.device) -> bool:
+    """Return whether ``device`` has fast bfloat16 products."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def mixed_precision(device: torch.device, rows: int) -> torch.autocast:
+    """Return a context in which products of ``rows`` rows are taken in bfloat16, where that is faster."""
+    pays = (device.type == "cuda" or rows >= ROWS) and multiplies_in_bfloat16(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=pays)

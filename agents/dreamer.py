@@ -41,7 +41,7 @@ class Dreamer(SequenceAgent):
         env: the real environment (id, Gymnasium Env or VecEnv).
         version: 1, 2 or 3.
         size: of V3's networks, "1m" to "400m"; None: "1m".
-        preset: "cpu" or "reference" (`mbrl_gym.agents.dreamer_presets`), for every argument that is None.
+        preset: "cpu" or "paper" (`mbrl_gym.agents.dreamer_presets`), for every argument that is None.
         model_config: the model's hyperparameters.
         behavior_config: actor's and critic's.
         optimizer_config: the optimiser's.

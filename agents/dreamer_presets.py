@@ -1,4 +1,4 @@
-"""Dreamer's hyperparameters: `reference` as published, `cpu` for two cores, for versions 1, 2 and 3."""
+"""Dreamer's hyperparameters: `paper` as published, `cpu` for two cores, for versions 1, 2 and 3."""
 
 from dataclasses import dataclass, replace
 
@@ -80,7 +80,7 @@ _V2 = replace(
 )
 
 
-def reference(version: int, size: str | None) -> DreamerPreset:
+def paper(version: int, size: str | None) -> DreamerPreset:
     """Return the published hyperparameters of a version; sizes are V3's.
 
     Source of V3: danijar/dreamerv3 at e3f0224, ``dreamerv3/configs.yaml``, with the train ratio of its benchmark of
@@ -106,9 +106,9 @@ def cpu(version: int, size: str | None) -> DreamerPreset:
     One set for all tasks; between tasks only ``size`` and ``train_ratio`` need to vary.
 
     Raises:
-        ValueError: see `reference`.
+        ValueError: see `paper`.
     """
-    found = reference(version, size)
+    found = paper(version, size)
     small = {"batch_size": 16, "batch_length": 32, "train_ratio": 128.0, "learning_starts": 512}
     if version == 3:
         rates = replace(found.optimizer, learning_rate=1e-3, warmup=100)
@@ -121,4 +121,4 @@ def cpu(version: int, size: str | None) -> DreamerPreset:
     return replace(found, model=model, behavior=behavior, optimizer=rates, **small)  # type: ignore[arg-type]
 
 
-PRESETS = {"cpu": cpu, "reference": reference}
+PRESETS = {"cpu": cpu, "paper": paper}

@@ -34,7 +34,7 @@ class PlaNet(PlanningAgent, SequenceAgent):
         policy: "MlpPolicy", "CnnPolicy" for images or "MultiInputPolicy" for Dict observations: there is nothing to
             choose.
         env: the real environment (id, Gymnasium Env or VecEnv).
-        preset: "cpu" or "reference" (`mbrl_gym.agents.planet_presets`), for every argument that is None.
+        preset: "cpu" or "paper" (`mbrl_gym.agents.planet_presets`), for every argument that is None.
         planner: a planner's configuration (`mbrl_gym.planners`): CEMConfig, ICEMConfig, MPPIConfig, ...
         model_config: the model's hyperparameters; its ``overshooting`` is the paper's option.
         optimizer_config: the optimiser's.

@@ -1,4 +1,4 @@
-"""PlaNet's hyperparameters: `reference` as published, `cpu` for two cores."""
+"""PlaNet's hyperparameters: `paper` as published, `cpu` for two cores."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,7 +33,7 @@ class PlaNetPreset:
     exploration_noise: float
 
 
-def reference() -> PlaNetPreset:
+def paper() -> PlaNetPreset:
     """Return the published hyperparameters.
 
     Source: google-research/planet ``scripts/configs.py`` and ``control/planning.py``: 100 updates for each episode that
@@ -57,7 +57,7 @@ def reference() -> PlaNetPreset:
 
 def cpu() -> PlaNetPreset:
     """Return what learns in minutes on a CPU: smaller networks, batches and plans."""
-    published = reference()
+    published = paper()
     return replace(
         published,
         planner=replace(published.planner, candidates=200, elites=20, iterations=4, horizon=15, init_deviation=0.7),
@@ -70,4 +70,4 @@ def cpu() -> PlaNetPreset:
     )
 
 
-PRESETS = {"cpu": cpu, "reference": reference}
+PRESETS = {"cpu": cpu, "paper": paper}

@@ -5,12 +5,15 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from stable_baselines3.common.logger import Image
 from torch import Tensor
 
 from mbrl_gym.agents.belief_agent import BeliefAgent
 from mbrl_gym.agents.online_sampler import OnlineSampler
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.rssm import RSSM, RSSMState
+from mbrl_gym.report.film import film_strip, open_loop_film
+from mbrl_gym.spaces import is_image
 
 
 class SequenceAgent(BeliefAgent):
@@ -157,7 +160,18 @@ class SequenceAgent(BeliefAgent):
         self.logger.record("time/updates", self.trainer.updates)
         self.logger.record("time/updates_per_second", self._counted / max(self._seconds, 1e-9))
         self.progress.show(model_loss=means["model/loss"], imagined=self.imagined_timesteps)
+        if self.tensorboard_log is not None and is_image(self.observation_space):
+            self._log_film()
         self._terms, self._counted, self._seconds = {}, 0, 0.0
+
+    def _log_film(self, windows: int = 2, length: int = 20) -> None:
+        """Log what the model makes of the newest windows of one episode each, where there are any, as a picture."""
+        starts = self.replay.windows(length)[-windows * length :: length]
+        if not len(starts):
+            return
+        film = open_loop_film(self.model, self.replay.gather(starts, length, device=self.device))
+        strip = Image(film_strip(film, every=3), dataformats="HWC")
+        self.logger.record("model/open_loop", strip, exclude=("stdout", "log", "json", "csv"))
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 

@@ -173,9 +173,13 @@ class DiagonalNormal:
 
     def kl(self, other: "DiagonalNormal") -> Tensor:
         """Return [...], the divergence KL(self || other) in nats."""
+        return self.kl_by_dimension(other).sum(-1)
+
+    def kl_by_dimension(self, other: "DiagonalNormal") -> Tensor:
+        """Return [..., D], the divergence KL(self || other) of each number in nats."""
         ratio = (self.deviation / other.deviation).square()
         distance = ((self.mean - other.mean) / other.deviation).square()
-        return 0.5 * (ratio + distance - 1.0 - ratio.log()).sum(-1)
+        return 0.5 * (ratio + distance - 1.0 - ratio.log())
 
 
 class BoundedNormal(DiagonalNormal):

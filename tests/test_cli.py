@@ -495,7 +495,7 @@ def test_mbpo_trains_resumes_and_is_evaluated(tmp_path, capsys):
     [
         ("pets", ["--algorithm", "ppo"], "--algorithm is an option of dyna, not of pets; leave it out"),
         ("pets", ["--dream-envs", "4"], "--dream-envs is an option of dyna, not of pets; leave it out"),
-        ("dyna", ["--planner", "cem"], "--planner is an option of pets, not of dyna; leave it out"),
+        ("dyna", ["--planner", "cem"], "--planner is an option of pets, planet, not of dyna; leave it out"),
         ("mbpo", ["--dream-envs", "4"], "--dream-envs is an option of dyna, not of mbpo; leave it out"),
         ("mbpo", ["--preset", "gpu"], "preset must be one of ['cpu', 'paper'], got 'gpu'"),
         ("dyna", ["--algorithm", "sac", "--dream-envs", "4"], "dream_envs must be left out with LeanSAC"),
@@ -518,3 +518,28 @@ def test_the_help_of_pets_names_its_options(capsys):
     text = capsys.readouterr().out
     for word in ("--preset", "--planner", "--reward", "--termination", "paper", "random_shooting", "icem"):
         assert word in text
+
+
+# Dreamer and PlaNet
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "title"),
+    [
+        ("dreamer", ["--version", "2", "--train-ratio", "4"], "DreamerV2 on Pendulum-v1: 560 real steps"),
+        (
+            "planet",
+            ["--planner", "random_shooting", "--train-ratio", "4"],
+            "PlaNet(RandomShooting) on",
+        ),
+    ],
+)
+def test_recurrent_agents_train_evaluate_and_resume(agent, options, title, tmp_path, capsys):
+    run = ["train", agent, "--env", "Pendulum-v1", "--seed", "1", *options, "--out", str(tmp_path / "run")]
+    assert main([*run, "--steps", "560"]) == 0
+    assert capsys.readouterr().out.startswith(title)
+    arguments = json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]
+    assert (arguments["agent"], arguments["train_ratio"], arguments["learning_starts"]) == (agent, 4.0, 512)
+    assert main(["train", agent, "--resume", "--out", str(tmp_path / "run"), "--steps", "580"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--episodes", "1"]) == 0
+    assert "Pendulum-v1 (real)" in capsys.readouterr().out

@@ -24,6 +24,8 @@ from mbrl_gym.nets.images import (
     doubled_convolution,
     stages,
 )
+from mbrl_gym.report import film_strip, open_loop_film
+from worlds import real_steps
 
 SHAPE = (48, 48, 1)
 PIXELS = (np.arange(2 * 48 * 48) * 7919 % 256).reshape(2, 48, 48, 1).astype(np.uint8)
@@ -161,6 +163,39 @@ class Blinking(gym.Env):
     def step(self, action):
         self._steps += 1
         return self._show(action), float(action), False, self._steps == 20, {}
+
+
+def test_a_film_shows_truth_prediction_and_error_and_predicts_without_seeing():
+    replay = real_steps(Blinking(), 60)
+    torch.manual_seed(0)
+    model = RSSM(Blinking.observation_space, Blinking.action_space, TINY)
+    batch = replay.gather(replay.windows(10)[[0, 11]], 10)
+    film = open_loop_film(model, batch, context=4)
+    assert film.shape == (10, 3 * 24, 2 * 24, 1)
+    truth, said, error = np.split(film.astype(int), 3, axis=1)
+    assert np.array_equal(truth[:, :, :24], batch.obs[0].numpy())
+    assert np.array_equal(error, (said - truth + 255) // 2)
+    other = replace(batch, obs=batch.obs.clone())
+    other.obs[:, 4:] = 77
+    assert np.array_equal(open_loop_film(model, other, context=4)[:, 24:48], film[:, 24:48])
+    assert film_strip(film, every=3).shape == (72, 4 * 48, 1)
+    with pytest.raises(ValueError, match="context must be at least 1 and below the 10 rows of batch, got 10"):
+        open_loop_film(model, batch, context=10)
+
+
+def test_the_film_goes_to_tensorboard(tmp_path):
+    agent = Dreamer(
+        "CnnPolicy", Blinking(), model_config=TINY, behavior_config=BehaviorConfig(units=16, horizon=2), batch_size=2,
+        batch_length=4, train_ratio=1.0, learning_starts=50, log_freq=40, seed=0, device="cpu",
+        tensorboard_log=str(tmp_path),
+    )  # fmt: skip
+    agent.learn(50)
+    seen = []
+    agent.logger.record = lambda key, value, exclude=None: seen.append((key, value))
+    agent._update()
+    agent._train()
+    strips = [value for key, value in seen if key == "model/open_loop"]
+    assert strips[0].image.shape == (72, 7 * 24, 1)
 
 
 def test_a_dreamer_that_sees_learns_to_turn_on_the_light():

@@ -82,10 +82,10 @@ def test_noise_is_added_in_a_box_and_random_choices_elsewhere():
 def test_the_presets_are_whole():
     for preset in PRESETS.values():
         assert preset().planner.horizon in (12, 15)
-    published = PRESETS["reference"]()
+    published = PRESETS["paper"]()
     assert (published.planner.candidates, published.planner.elites, published.planner.iterations) == (1000, 100, 10)
     assert (published.model.reward_scale, published.model.free_nats, published.model.activation) == (10.0, 3.0, "relu")
-    PlaNet("MlpPolicy", "Pendulum-v1", preset="reference", device="cpu")
+    PlaNet("MlpPolicy", "Pendulum-v1", preset="paper", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -112,10 +112,10 @@ def test_a_window_that_begins_in_the_middle_of_an_episode_begins_with_a_blank_be
 def test_each_half_of_the_divergence_moves_one_side():
     model = rssm()
     posterior, prior = (torch.randn(3, 16, requires_grad=True) for _ in range(2))
-    dynamics = model._divergences(posterior, prior)["dynamics"]
+    dynamics = model._divergences(posterior, prior)[0]["dynamics"]
     assert torch.autograd.grad(dynamics, prior, retain_graph=True)[0].any()
     assert torch.autograd.grad(dynamics, posterior, allow_unused=True)[0] is None
-    representation = model._divergences(posterior, prior)["representation"]
+    representation = model._divergences(posterior, prior)[0]["representation"]
     assert torch.autograd.grad(representation, posterior, retain_graph=True)[0].any()
     assert torch.autograd.grad(representation, prior, allow_unused=True)[0] is None
 
@@ -128,13 +128,25 @@ def test_free_nats_are_free_for_each_state_or_on_average():
     value = each.latent.kl(each.latent.dist(posterior), each.latent.dist(prior))
     assert value[0].abs() < 1e-5
     assert value[1] > 2
-    torch.testing.assert_close(each._divergences(posterior, prior)["dynamics"], (1 + value[1]) / 2)
-    torch.testing.assert_close(average._divergences(posterior, prior)["dynamics"], value.mean())
+    torch.testing.assert_close(each._divergences(posterior, prior)[0]["dynamics"], (1 + value[1]) / 2)
+    torch.testing.assert_close(average._divergences(posterior, prior)[0]["dynamics"], value.mean())
+
+
+def test_the_log_knows_the_whole_divergence_and_who_says_something():
+    model = rssm(replace(V3, free_nats=9.0))
+    posterior, prior = torch.zeros(2, 3, 16), torch.zeros(2, 3, 16)
+    posterior[..., :2] = torch.tensor([4.0, -4.0])  # the first of four groups
+    _, terms = model._divergences(posterior, prior)
+    torch.testing.assert_close(
+        terms["kl"], model.latent.kl(model.latent.dist(posterior), model.latent.dist(prior)).mean()
+    )
+    assert terms["active_units"] == 1
+    assert terms["kl"] < 9.0
 
 
 def test_the_free_nats_of_the_average_are_its_floor():
     posterior, prior = torch.zeros(2, 16), torch.full((2, 16), 0.1)
-    assert rssm(replace(V3, free_average=True, free_nats=2.0))._divergences(posterior, prior)["dynamics"] == 2.0
+    assert rssm(replace(V3, free_average=True, free_nats=2.0))._divergences(posterior, prior)[0]["dynamics"] == 2.0
 
 
 @VERSIONS
@@ -167,9 +179,10 @@ def test_the_loss_is_the_weighted_sum_of_what_each_row_says_of_itself(config, ca
     terms = {"observation": observation, "reward": reward, "continuation": continuation}
     for name, rows in terms.items():
         torch.testing.assert_close(found.terms[name], torch.stack(rows).mean(), rtol=1e-4, atol=1e-5)
-    total = sum(getattr(config, f"{name}_scale") * value for name, value in found.terms.items())
+    weighed = ("observation", "reward", "continuation", "dynamics", "representation")
+    total = sum(getattr(config, f"{name}_scale") * found.terms[name] for name in weighed)
     torch.testing.assert_close(found.total, total)
-    assert len(found.terms) == 5
+    assert set(found.terms) == {*weighed, "kl", "active_units"}
 
 
 def test_the_published_weights_of_the_losses():

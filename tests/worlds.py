@@ -93,7 +93,7 @@ def walk_starts(model, *firsts):
 
 def real_steps(env_id, steps, seed=0):
     """A replay of random actions in a real environment."""
-    env = gym.make(env_id)
+    env = gym.make(env_id) if isinstance(env_id, str) else env_id
     replay = SequenceReplay(env.observation_space, env.action_space, 2 * steps)
     env.action_space.seed(seed)
     obs, _ = env.reset(seed=seed)

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import gymnasium as gym
 from gymnasium import spaces
 
-from mbrl_gym.agents import MBPO, PETS, Dyna, LeanSAC, ModelBasedAlgorithm
-from mbrl_gym.agents.pets_presets import PRESETS, PETSPreset
+from mbrl_gym.agents import MBPO, PETS, Dreamer, Dyna, LeanSAC, ModelBasedAlgorithm, PlaNet
+from mbrl_gym.agents.pets_presets import PRESETS
+from mbrl_gym.agents.planet_presets import PRESETS as PLANET_PRESETS
 from mbrl_gym.cli.commands import Train
 from mbrl_gym.cli.errors import UserError, user_errors
 from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
 from mbrl_gym.cli.run_folder import RunFolder
 from mbrl_gym.planners import PLANNERS
+from mbrl_gym.spaces import is_image
 
 SCHEDULE = ("learning_starts", "train_freq")
 KNOWN = ("reward", "termination")
@@ -132,11 +134,7 @@ class PETSKind(AgentKind):
         """Return PETS with the preset that was asked for."""
         options = self.given(args)
         if args.planner is not None:
-            if args.planner not in PLANNERS:
-                raise UserError(f"--planner must be one of {', '.join(PLANNERS)}, got {args.planner!r}")
-            if (args.preset or "cpu") not in PRESETS:
-                raise UserError(f"--preset must be one of {', '.join(PRESETS)}, got {args.preset!r}")
-            options["planner"] = _sized(PLANNERS[args.planner].config_class, PRESETS[args.preset or "cpu"](args.env))
+            options["planner"] = _sized(_planner_class(args), _preset(args, PRESETS)(args.env).planner)
         policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
         return PETS(policy, env, seed=seed, device=args.device, **options)
 
@@ -162,7 +160,74 @@ class PETSKind(AgentKind):
         return f"PETS({type(agent.policy.planner).__name__})"
 
 
-KINDS: dict[str, AgentKind] = {"dyna": DynaKind(), "mbpo": MBPOKind(), "pets": PETSKind()}
+class DreamerKind(AgentKind):
+    """Dreamer."""
+
+    options = ("preset", "version", "size", "train_ratio", "learning_starts")
+
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> Dreamer:
+        """Return Dreamer with the version and the preset that were asked for."""
+        return Dreamer(_sensing_policy(env), env, seed=seed, device=args.device, **self.given(args))
+
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return version, size, preset and schedule."""
+        return {name: getattr(agent, name) for name in self.options}
+
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> Dreamer:
+        """Return the stored agent."""
+        return Dreamer.load(run.agent, env=env, device=device)
+
+    def request(self, args: Train) -> str:
+        """Return agent and environment."""
+        return f"Dreamer on {args.env}"
+
+    def title(self, agent: Any) -> str:
+        """Return DreamerV3, or which it is."""
+        return f"DreamerV{agent.version}"
+
+
+class PlaNetKind(AgentKind):
+    """PlaNet."""
+
+    options = ("preset", "planner", "train_ratio", "learning_starts")
+
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> PlaNet:
+        """Return PlaNet with the preset that was asked for."""
+        options = self.given(args)
+        if args.planner is not None:
+            planner = _planner_class(args)
+            options["planner"] = _sized(planner, _preset(args, PLANET_PRESETS)().planner)
+        return PlaNet(_sensing_policy(env), env, seed=seed, device=args.device, **options)
+
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return preset, planner and schedule, by the words that ask for them."""
+        words = {"planner": args.planner or "the preset's"}
+        return {**{n: getattr(agent, n) for n in self.options if n not in words}, **words}
+
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> PlaNet:
+        """Return the stored agent."""
+        return PlaNet.load(run.agent, env=env, device=device)
+
+    def request(self, args: Train) -> str:
+        """Return agent and environment."""
+        return f"PlaNet on {args.env}"
+
+    def note(self, agent: Any) -> str:
+        """Return how long the last plan took."""
+        return f"  {1e3 * agent.policy.last_seconds:.0f} ms a plan"
+
+    def title(self, agent: Any) -> str:
+        """Return PlaNet(planner)."""
+        return f"PlaNet({type(agent.policy.planner).__name__})"
+
+
+KINDS: dict[str, AgentKind] = {
+    "dreamer": DreamerKind(),
+    "dyna": DynaKind(),
+    "mbpo": MBPOKind(),
+    "pets": PETSKind(),
+    "planet": PlaNetKind(),
+}
 ALL_OPTIONS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.options))
 
 
@@ -193,11 +258,33 @@ def load_agent(run: RunFolder, arguments: dict[str, Any], device: str) -> ModelB
         return KINDS[name].load(run, arguments, device)
 
 
-def _sized(config_class: type, preset: PETSPreset) -> Any:
-    """Return a planner's configuration with the sizes of the preset's own planner, where it has such fields."""
+def _planner_class(args: Train) -> type:
+    """Return the configuration's class of the planner that was asked for."""
+    if args.planner not in PLANNERS:
+        raise UserError(f"--planner must be one of {', '.join(PLANNERS)}, got {args.planner!r}")
+    return PLANNERS[args.planner].config_class
+
+
+def _preset(args: Train, presets: dict[str, Any]) -> Any:
+    """Return the preset that was asked for."""
+    name = args.preset or "cpu"
+    if name not in presets:
+        raise UserError(f"--preset must be one of {', '.join(presets)}, got {name!r}")
+    return presets[name]
+
+
+def _sized(config_class: type, planner: Any) -> Any:
+    """Return a planner's configuration with the sizes of a preset's own one, where it has such fields."""
     sizes = {"candidates", "elites", "iterations", "horizon", "particles"}
-    names = sizes & {field.name for field in fields(config_class)}
-    return config_class(**{name: getattr(preset.planner, name) for name in names})
+    names = sizes & {field.name for field in fields(config_class)} & {field.name for field in fields(planner)}
+    return config_class(**{name: getattr(planner, name) for name in names})
+
+
+def _sensing_policy(env: gym.Env[Any, Any]) -> str:
+    """Return the name of the policy for what an environment shows."""
+    if isinstance(env.observation_space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image(env.observation_space) else "MlpPolicy"
 
 
 def _known(args: Train, termination: str = "learned") -> dict[str, str]:

@@ -57,10 +57,12 @@ class Train(Common):
     Ctrl-C stops at the next real step and saves; --resume goes on exactly from there.
     """
 
-    agent: Positional[Literal["dyna", "mbpo", "pets"]]
-    """dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way.
+    agent: Positional[Literal["dreamer", "dyna", "mbpo", "pets", "planet"]]
+    """dreamer: an actor and a critic that learn in the imagination of a recurrent model.
+    dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way.
     mbpo: SAC on short imagined rollouts that branch from real states.
-    pets: plans in a probabilistic ensemble at every real step, and trains no policy."""
+    pets: plans in a probabilistic ensemble at every real step, and trains no policy.
+    planet: the same in the beliefs of a recurrent model."""
     out: Path
     """Run folder; a run that is in it already is never overwritten (see --resume)."""
     env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed unless --resume)")] = None
@@ -70,9 +72,15 @@ class Train(Common):
     algorithm: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ppo)")] = None
     """dyna: ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
     preset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: cpu)")] = None
-    """mbpo, pets: cpu (light) or paper (as published, for a GPU)."""
+    """dreamer, mbpo, pets, planet: cpu (light) or paper (as published, for a GPU)."""
+    version: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 3)")] = None
+    """dreamer: 1, 2 or 3."""
+    size: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: 1m)")] = None
+    """dreamer, version 3: 1m, 12m, 25m, 50m, 100m, 200m or 400m parameters."""
+    train_ratio: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: the preset's)")] = None
+    """dreamer, planet: rows learned from for each real step."""
     planner: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the preset's)")] = None
-    """pets: cem, icem, mppi, gradient, mcts or random_shooting, of the preset's size."""
+    """pets, planet: cem, icem, mppi, gradient, mcts or random_shooting, of the preset's size."""
     reward: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: learned)")] = None
     """Learned, known (of --env), or the name of a known reward."""
     termination: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the agent's)")] = None

@@ -46,8 +46,12 @@ class Latent(ABC, Generic[Dist]):
         """Return the likeliest flat sample [..., S]."""
 
     @abstractmethod
+    def kl_by_unit(self, dist: Dist, other: Dist) -> Tensor:
+        """Return [..., U], the divergence KL(dist || other) in nats of each number or group."""
+
     def kl(self, dist: Dist, other: Dist) -> Tensor:
         """Return [...], the divergence KL(dist || other) in nats, over the whole vector."""
+        return self.kl_by_unit(dist, other).sum(-1)
 
     @abstractmethod
     def entropy(self, dist: Dist) -> Tensor:
@@ -90,9 +94,9 @@ class GaussianLatent(Latent[DiagonalNormal]):
         """Return the mean [..., S]."""
         return dist.mode
 
-    def kl(self, dist: DiagonalNormal, other: DiagonalNormal) -> Tensor:
-        """Return [...], the divergence in nats."""
-        return dist.kl(other)
+    def kl_by_unit(self, dist: DiagonalNormal, other: DiagonalNormal) -> Tensor:
+        """Return [..., S], the divergence of each number in nats."""
+        return dist.kl_by_dimension(other)
 
     def entropy(self, dist: DiagonalNormal) -> Tensor:
         """Return [...] in nats."""
@@ -144,9 +148,9 @@ class CategoricalLatent(Latent[UnimixCategorical]):
         """Return the flat one-hots of the likeliest classes [..., S]."""
         return dist.mode.flatten(-2)
 
-    def kl(self, dist: UnimixCategorical, other: UnimixCategorical) -> Tensor:
-        """Return [...], the divergence in nats, summed over the groups."""
-        return dist.kl(other).sum(-1)
+    def kl_by_unit(self, dist: UnimixCategorical, other: UnimixCategorical) -> Tensor:
+        """Return [..., groups], the divergence of each group in nats."""
+        return dist.kl(other)
 
     def entropy(self, dist: UnimixCategorical) -> Tensor:
         """Return [...] in nats, summed over the groups."""

@@ -23,6 +23,8 @@ from mbrl_gym.nets.mlp import MLP
 from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
 
+ACTIVE = 0.01  # nats that a part of the latent must say on average to count as active
+
 
 @dataclass(frozen=True)
 class RSSMState(TensorStruct):
@@ -223,14 +225,15 @@ class RSSM(WorldModel[RSSMState]):
         counted = slice(None) if start is None else slice(1, None)
         features = self.features(states)[:, counted]
         prior = self.prior(states.deter[:, counted])
-        losses = self._divergences(posterior, prior)
+        losses, terms = self._divergences(posterior, prior)
         if self.config.overshooting > 1:
             losses["overshooting"] = overshooting(self, states, posterior, batch)
         losses["observation"] = self.decoder.loss(features, _rows(batch.obs, counted))
         losses["reward"] = self._reward_loss(features, batch.reward[:, counted])
         losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
         total = torch.stack([self._scale(name) * loss for name, loss in losses.items()]).sum()
-        return ModelLoss(total, {name: loss.detach() for name, loss in losses.items()}, states)
+        terms.update((name, loss.detach()) for name, loss in losses.items())
+        return ModelLoss(total, terms, states)
 
     def before_fit(self, data: SequenceBatch) -> None:
         """Check that training windows [W, T] hold something to remember.
@@ -272,16 +275,19 @@ class RSSM(WorldModel[RSSMState]):
         outputs: Tensor = self.posterior(hidden)
         return RSSMState(deter, self.latent.sample(self.latent.dist(outputs), noise)), outputs
 
-    def _divergences(self, posterior: Tensor, prior: Tensor) -> dict[str, Tensor]:
-        """Return both halves of KL(posterior || prior), each with a gradient to one of them."""
+    def _divergences(self, posterior: Tensor, prior: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return both halves of KL(posterior || prior), each with a gradient to one side; and numbers for the log."""
         dist, free = self.latent.dist, self.config.free_nats
+        units = self.latent.kl_by_unit(dist(posterior.detach()), dist(prior))  # [B, T, U]
         values = {
-            "dynamics": self.latent.kl(dist(posterior.detach()), dist(prior)),
+            "dynamics": units.sum(-1),
             "representation": self.latent.kl(dist(posterior), dist(prior.detach())),
         }
+        said = units.detach()
+        terms = {"kl": said.sum(-1).mean(), "active_units": (said.mean((0, 1)) > ACTIVE).float().sum()}
         if self.config.free_average:
-            return {name: value.mean().clamp(min=free) for name, value in values.items()}
-        return {name: value.clamp(min=free).mean() for name, value in values.items()}
+            return {name: value.mean().clamp(min=free) for name, value in values.items()}, terms
+        return {name: value.clamp(min=free).mean() for name, value in values.items()}, terms
 
     def _scale(self, name: str) -> float:
         """Return a loss's weight; what is overshot weighs as much as the next step."""

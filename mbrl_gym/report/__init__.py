@@ -3,6 +3,7 @@
 from mbrl_gym.report.animation import animate_dream, dream_frames, save_animation
 from mbrl_gym.report.calibration import Calibration, calibration, ood_auroc
 from mbrl_gym.report.figures import open_loop_figure, reliability_figure, save_figure
+from mbrl_gym.report.film import film_strip, open_loop_film
 from mbrl_gym.report.open_loop import OpenLoopError, OpenLoopTrace, open_loop_error, open_loop_trace
 from mbrl_gym.report.returns import Returns, random_policy, run_episodes
 
@@ -14,9 +15,11 @@ __all__ = [
     "animate_dream",
     "calibration",
     "dream_frames",
+    "film_strip",
     "ood_auroc",
     "open_loop_error",
     "open_loop_figure",
+    "open_loop_film",
     "open_loop_trace",
     "random_policy",
     "reliability_figure",

@@ -1,0 +1,72 @@
+"""Dreamer and PlaNet on small tasks: returns over real steps, as JSON.
+
+    python benchmarks/dreamer_learning.py cartpole                 # DreamerV3, CartPole-v1, 10,000 real steps
+    python benchmarks/dreamer_learning.py pendulum                 # DreamerV3, Pendulum-v1, 10,000 real steps
+    python benchmarks/dreamer_learning.py pendulum --agent planet  # or dreamer1, dreamer2; 20,000 real steps
+
+All runs of an agent have the hyperparameters of its preset "cpu". The last policy is what counts, over 10 real episodes
+without exploration. Results go to benchmarks/results/dreamer_AGENT_TASK.json; seeds that are there already stay. Run it
+with OMP_NUM_THREADS=1.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from _learning import Episodes, Say, run_seeds
+
+from mbrl_gym.agents import Dreamer, PlaNet
+from mbrl_gym.agents.sequence_agent import SequenceAgent
+from mbrl_gym.report import run_episodes
+
+TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1"}
+AGENTS: dict[str, tuple[Callable[..., SequenceAgent], dict[str, Any], int]] = {  # arguments, real steps
+    "dreamer3": (Dreamer, {"version": 3}, 10_000),
+    "dreamer2": (Dreamer, {"version": 2}, 20_000),
+    "dreamer1": (Dreamer, {"version": 1}, 20_000),
+    "planet": (PlaNet, {}, 20_000),
+}
+
+
+def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[str, Any]:
+    """Return the run of one seed."""
+    started = time.process_time()
+    make, arguments, usual = AGENTS[name]
+    agent = make("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+    episodes = Episodes(say)
+    agent.learn(steps or usual, episodes)
+    trained = time.process_time() - started
+    returns = run_episodes(agent.predict, gym.make(env), 10, 10_000 + seed)
+    return {
+        "real_steps": agent.num_timesteps,
+        "imagined_steps": agent.imagined_timesteps,
+        "updates": agent.trainer.updates,
+        "cpu_seconds": round(trained, 1),
+        "episodes": episodes.found,
+        "evaluation": returns.to_json(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--agent", choices=AGENTS, default="dreamer3")
+    parser.add_argument("--steps", type=int, help="real steps (default: 10,000 for dreamer3, 20,000 for the others)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/dreamer_AGENT_TASK.json)")
+    arguments = parser.parse_args()
+    env = TASKS[arguments.task]
+    run_seeds(
+        "dreamer_learning.py",
+        "dreamer",
+        arguments,
+        f"{arguments.agent}_{arguments.task}",
+        lambda seed, say: train(arguments.agent, env, arguments.steps, seed, say),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from mbrl_gym.agents.actor_critic import ActorCritic, Dream
 from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig, model_terms
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.rssm import RSSM, RSSMState
-from mbrl_gym.nets.precision import mixed_precision
+from mbrl_gym.nets.precision import mixed_precision, rounded
 
 
 class DreamerLearner(ModelLearner):
@@ -37,11 +37,11 @@ class DreamerLearner(ModelLearner):
         states = loss.states[:, 1:]
         with mixed_precision(self.model.device, states.deter.shape[:2].numel()):
             behavior = self.behavior.imagination_loss(self._imagine(states.detach()))
+            replay = self._replay_loss(batch, states, behavior.returns)
         total = loss.total + behavior.actor + behavior.critic
         terms = model_terms(loss)
         terms.update((f"behavior/{name}", value) for name, value in behavior.terms.items())
-        if self.behavior.config.replay_value:
-            replay = self._replay_loss(batch, states, behavior.returns)
+        if replay is not None:
             total = total + self.behavior.config.replay_value * replay
             terms["behavior/replay_critic_loss"] = replay.detach()
         self._step(total)
@@ -67,10 +67,13 @@ class DreamerLearner(ModelLearner):
         features, action = self.model.rollout(
             start, lambda features: behavior.policy(features.detach()).sample(), behavior.config.horizon
         )
+        features = rounded(features)
         return Dream(features, action, self.model.reward(features), self.model.continuation(features))
 
-    def _replay_loss(self, batch: SequenceBatch, states: RSSMState, returns: Tensor) -> Tensor:
+    def _replay_loss(self, batch: SequenceBatch, states: RSSMState, returns: Tensor) -> Tensor | None:
         """Return the critic's loss on the real rows behind the first, which imagined returns [B * (T - 1), H] end."""
+        if not self.behavior.config.replay_value:
+            return None
         is_last = batch.terminated | batch.truncated
         is_last[:, :-1] |= batch.is_first[:, 1:]  # an episode that was cut ends without a flag
         return self.behavior.replay_loss(

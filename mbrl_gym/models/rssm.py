@@ -20,6 +20,7 @@ from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.models.rssm_observations import ObservationDecoder, ObservationEncoder, Senses
 from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
 from mbrl_gym.nets.mlp import MLP
+from mbrl_gym.nets.precision import mixed_precision
 from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
 
@@ -223,14 +224,15 @@ class RSSM(WorldModel[RSSMState]):
         """
         states, posterior = self._filter_all(batch, start)
         counted = slice(None) if start is None else slice(1, None)
-        features = self.features(states)[:, counted]
-        prior = self.prior(states.deter[:, counted])
-        losses, terms = self._divergences(posterior, prior)
-        if self.config.overshooting > 1:
-            losses["overshooting"] = overshooting(self, states, posterior, batch)
-        losses["observation"] = self.decoder.loss(features, _rows(batch.obs, counted))
-        losses["reward"] = self._reward_loss(features, batch.reward[:, counted])
-        losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
+        with mixed_precision(self.device, batch.reward.numel()):
+            features = self.features(states)[:, counted]
+            prior = self.prior(states.deter[:, counted]).float()
+            losses, terms = self._divergences(posterior, prior)
+            if self.config.overshooting > 1:
+                losses["overshooting"] = overshooting(self, states, posterior, batch)
+            losses["observation"] = self.decoder.loss(features, _rows(batch.obs, counted))
+            losses["reward"] = self._reward_loss(features, batch.reward[:, counted])
+            losses["continuation"] = self._continuation_loss(features, batch.terminated[:, counted])
         total = torch.stack([self._scale(name) * loss for name, loss in losses.items()]).sum()
         terms.update((name, loss.detach()) for name, loss in losses.items())
         return ModelLoss(total, terms, states)
@@ -250,7 +252,8 @@ class RSSM(WorldModel[RSSMState]):
     def _filter_all(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, Tensor]:
         """Return beliefs [B, T] and the posterior's outputs [B, T or T - 1, ...]; one loop over time, little inside."""
         count, length = batch.reward.shape
-        tokens = self.posterior_token(self.encoder(batch.obs, (count, length)))  # [B, T, H]
+        with mixed_precision(self.device, count * length):
+            tokens = self.posterior_token(self.encoder(batch.obs, (count, length))).float()  # [B, T, H]
         is_first = batch.is_first.clone()
         if start is None:
             is_first[:, 0] = True
@@ -298,12 +301,12 @@ class RSSM(WorldModel[RSSMState]):
         outputs = self.reward_head(features)
         if self.config.reward == "two_hot":
             return TwoHot(outputs, self.bins).loss(reward).mean()
-        error: Tensor = outputs[..., 0] - reward
+        error: Tensor = outputs[..., 0].float() - reward
         return 0.5 * error.square().mean()
 
     def _continuation_loss(self, features: Tensor, terminated: Tensor) -> Tensor:
         target = (~terminated).float() * self._kept
-        return binary_cross_entropy_with_logits(self.continuation_head(features)[..., 0], target)
+        return binary_cross_entropy_with_logits(self.continuation_head(features)[..., 0].float(), target)
 
     # ---- what is read from beliefs ----------------------------------------------------------------------------------
 

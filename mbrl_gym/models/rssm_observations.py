@@ -166,7 +166,7 @@ class ObservationDecoder(nn.Module):
         vector, image = self(features)
         total = features.new_zeros(())
         if vector is not None:
-            total = total + (vector - self.senses.vector(obs)).square().sum(-1).mean()
+            total = total + (vector.float() - self.senses.vector(obs)).square().sum(-1).mean()
         if image is not None:
             total = total + (image.float() - self.senses.image(obs)).square().sum((1, 2, 3)).mean()
         return total

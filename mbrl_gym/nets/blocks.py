@@ -84,6 +84,13 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out] for ``x`` [B, in]; the features of a block lie side by side."""
-        blocks, inputs, _ = self.weight.shape
-        grouped = x.view(-1, blocks, inputs).transpose(0, 1)  # [G, B, in / G]
-        return torch.bmm(grouped, self.weight).transpose(0, 1).flatten(1) + self.bias
+        return self.by_block(x).transpose(0, 1).flatten(1)
+
+    def by_block(self, x: Tensor) -> Tensor:
+        """Return the same as [G, B, out / G], as the product leaves it."""
+        return torch.baddbmm(self.bias.view(len(self.weight), 1, -1), by_block(x, len(self.weight)), self.weight)
+
+
+def by_block(x: Tensor, blocks: int) -> Tensor:
+    """Return a view [G, B, n / G] of ``x`` [B, n]."""
+    return x.view(len(x), blocks, -1).transpose(0, 1)

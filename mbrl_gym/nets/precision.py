@@ -1,6 +1,7 @@
 """Where bfloat16 products pay."""
 
 import torch
+from torch import Tensor
 
 ROWS = 500  # from which they do on a CPU (benchmarks/dreamer_speed.py)
 
@@ -19,3 +20,9 @@ def mixed_precision(device: torch.device, rows: int) -> torch.autocast:
     """Return a context in which products of ``rows`` rows are taken in bfloat16, where that is faster."""
     pays = (device.type == "cuda" or rows >= ROWS) and multiplies_in_bfloat16(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=pays)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Return ``x`` as products in the current precision read it: once, where several of them do."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

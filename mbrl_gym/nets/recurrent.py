@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from mbrl_gym.nets.blocks import ACTIVATIONS, BlockLinear, Linear, RMSNorm, truncated_
+from mbrl_gym.nets.blocks import ACTIVATIONS, BlockLinear, Linear, RMSNorm, by_block, truncated_
 
 
 class Cell(nn.Module, ABC):
@@ -107,7 +107,7 @@ class BlockGRUCell(Cell):
     """A GRU whose blocks see their own part of the state, and all of them a summary of all inputs: DreamerV3's.
 
     State, stochastic state and action are summed up in H numbers each. The reference repeats these for every block;
-    here they are one dense product into all blocks, and the action's third of it is part of `embed`. Source:
+    here they are dense products into all blocks, of which the action's is part of `embed`. Source:
     danijar/dreamerv3 ``dreamerv3/rssm.py`` (_core).
 
     Args:
@@ -126,7 +126,8 @@ class BlockGRUCell(Cell):
         self.action_in, self.action_norm = Linear(action, hidden), RMSNorm(hidden)
         fan_in = size + 3 * hidden * blocks  # of the reference's one block layer over state and inputs
         self.own = BlockLinear(size, size, blocks, fan_in)
-        self.shared = nn.Parameter(truncated_(torch.empty(size, 3 * hidden), fan_in))
+        self.shared = nn.Parameter(truncated_(torch.empty(size, 2 * hidden), fan_in))
+        self.action_shared = nn.Parameter(truncated_(torch.empty(size, hidden), fan_in))
         self.norm = RMSNorm(size)
         self.gates = BlockLinear(size, 3 * size, blocks)
 
@@ -134,18 +135,16 @@ class BlockGRUCell(Cell):
         """Return the action's part [..., D] of the layer into the blocks; actions beyond 1 count as 1."""
         action = action / action.detach().abs().clamp(min=1.0)
         hidden = silu(self.action_norm(self.action_in(action)))
-        return nn.functional.linear(hidden, self.shared[:, -hidden.shape[-1] :])
+        return nn.functional.linear(hidden, self.action_shared)
 
     def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
         """Return the next state [B, D]."""
         seen = silu(self.deter_norm(self.deter_in(deter))), silu(self.stoch_norm(self.stoch_in(stoch)))
-        inputs = torch.cat(seen, -1)  # [B, 2H]
-        shared = nn.functional.linear(inputs, self.shared[:, : inputs.shape[-1]])
+        shared = nn.functional.linear(torch.cat(seen, -1), self.shared)
         hidden = silu(self.norm(self.own(deter) + shared + embedded))
-        blocks = self.own.weight.shape[0]
-        gates = self.gates(hidden).unflatten(-1, (blocks, 3, -1))  # [B, G, 3, D / G]
-        reset, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
-        return _gru(deter, reset, candidate, update)
+        blocks = len(self.own.weight)
+        reset, candidate, update = self.gates.by_block(hidden).float().chunk(3, -1)  # [G, B, D / G] each
+        return _gru(by_block(deter, blocks), reset, candidate, update).transpose(0, 1).flatten(1)
 
 
 def _gru(deter: Tensor, reset: Tensor, candidate: Tensor, update: Tensor) -> Tensor:

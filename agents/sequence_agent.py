@@ -4,6 +4,7 @@ import time
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.logger import Image
 from torch import Tensor
@@ -89,6 +90,12 @@ class SequenceAgent(BeliefAgent):
     def _setup_sampler(self, seed: int) -> None:
         length = self.batch_length + 1  # the first row's belief is what the others start from
         self.sampler = OnlineSampler(self.replay, self.batch_size, length, seed, online=self.stored_beliefs)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Start the run's own randomness anew from ``seed``, that of the batches too."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self.sampler.rng = np.random.default_rng(self._draw_seed())
 
     # ---- behaviour --------------------------------------------------------------------------------------------------
 

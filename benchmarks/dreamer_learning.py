@@ -3,10 +3,11 @@
     python benchmarks/dreamer_learning.py cartpole                 # DreamerV3, CartPole-v1, 10,000 real steps
     python benchmarks/dreamer_learning.py pendulum                 # DreamerV3, Pendulum-v1, 10,000 real steps
     python benchmarks/dreamer_learning.py pendulum --agent planet  # or dreamer1, dreamer2; 20,000 real steps
+    python benchmarks/dreamer_learning.py catch --steps 4000       # DreamerV3 from 64 x 64 pixels (catch_game.py)
 
 All runs of an agent have the hyperparameters of its preset "cpu". The last policy is what counts, over 10 real episodes
-without exploration. Results go to benchmarks/results/dreamer_AGENT_TASK.json; seeds that are there already stay. Run it
-with OMP_NUM_THREADS=1.
+(100 of catch, beside 1,000 of random actions) without exploration. Results go to
+benchmarks/results/dreamer_AGENT_TASK.json; seeds that are there already stay. Run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -15,14 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import catch_game  # noqa: F401  registers Catch-v0
 import gymnasium as gym
 from _learning import Episodes, Say, run_seeds
 
 from mbrl_gym.agents import Dreamer, PlaNet
 from mbrl_gym.agents.sequence_agent import SequenceAgent
-from mbrl_gym.report import run_episodes
+from mbrl_gym.report import random_policy, run_episodes
 
-TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1"}
+TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch-v0"}
 AGENTS: dict[str, tuple[Callable[..., SequenceAgent], dict[str, Any], int]] = {  # arguments, real steps
     "dreamer3": (Dreamer, {"version": 3}, 10_000),
     "dreamer2": (Dreamer, {"version": 2}, 20_000),
@@ -35,11 +37,14 @@ def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[s
     """Return the run of one seed."""
     started = time.process_time()
     make, arguments, usual = AGENTS[name]
-    agent = make("MlpPolicy", env, seed=seed, device="cpu", **arguments)
+    sees = env == "Catch-v0"
+    agent = make("CnnPolicy" if sees else "MlpPolicy", env, seed=seed, device="cpu", **arguments)
     episodes = Episodes(say)
     agent.learn(steps or usual, episodes)
     trained = time.process_time() - started
-    returns = run_episodes(agent.predict, gym.make(env), 10, 10_000 + seed)
+    real = gym.make(env)
+    returns = run_episodes(agent.predict, real, 100 if sees else 10, 10_000 + seed)
+    chance = run_episodes(random_policy(real.action_space, seed), real, 1000 if sees else 10, 20_000 + seed)
     return {
         "real_steps": agent.num_timesteps,
         "imagined_steps": agent.imagined_timesteps,
@@ -47,6 +52,7 @@ def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[s
         "cpu_seconds": round(trained, 1),
         "episodes": episodes.found,
         "evaluation": returns.to_json(),
+        "random": chance.mean,
     }
 
 

@@ -171,6 +171,16 @@ def test_the_same_seed_is_bit_equal_and_resume_equals_no_stop(tmp_path):
     assert whole.predict(obs)[0] == loaded.predict(obs)[0]
 
 
+def test_a_new_seed_makes_another_run():
+    def after(seed):
+        agent = small()
+        agent.set_random_seed(seed)
+        return agent.sampler.rng.random(), agent.learn(60).predict(np.zeros((50, 4), np.float32))[0].tolist()
+
+    assert after(3) == after(3)
+    assert after(3) != after(4)
+
+
 def test_a_checkpoint_without_its_replay_waits_for_new_experience(tmp_path):
     small().learn(70).save(tmp_path / "agent", exclude=["replay"])
     loaded = Dreamer.load(tmp_path / "agent", env="CartPole-v1", device="cpu")

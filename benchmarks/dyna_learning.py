@@ -2,6 +2,7 @@
 
     python benchmarks/dyna_learning.py pendulum              # Pendulum-v1, 3,000 real steps, seeds 0-4
     python benchmarks/dyna_learning.py cartpole              # PPO trained only in the shipped Learned-CartPole-v1
+    python benchmarks/dyna_learning.py pendulum_rssm         # PPO trained only in a Dreamer's model after 5,000 steps
 
 Every seed reports the LAST policy on 20 evaluation episodes of its own, deterministic actions; the real steps are those
 that training saw, and evaluation chose nothing. Results go to benchmarks/results/. Run it with OMP_NUM_THREADS=1.
@@ -22,7 +23,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 import mbrl_gym
-from mbrl_gym.agents import Dyna
+from mbrl_gym import LearnedVectorEnv
+from mbrl_gym.agents import Dreamer, Dyna
 from mbrl_gym.agents.inner import dream_defaults
 from mbrl_gym.wrappers import SB3VecEnv
 
@@ -61,7 +63,22 @@ def cartpole(seed: int) -> dict[str, Any]:
     return {"real_steps": 0, "imagined_steps": model.num_timesteps, "cpu_seconds": cpu, "returns": returns}
 
 
-TASKS = {"pendulum": pendulum, "cartpole": cartpole}
+def pendulum_rssm(seed: int) -> dict[str, Any]:
+    started = time.process_time()
+    agent = Dreamer("MlpPolicy", "Pendulum-v1", seed=seed, device="cpu").learn(5_000)
+    stored = agent.stored_model()
+    dream = LearnedVectorEnv(stored.model, stored.starts, num_envs=64, horizon=200)
+    venv = SB3VecEnv(dream)
+    venv.reward_scale = 0.1
+    model = PPO("MlpPolicy", venv, seed=seed, device="cpu", **dream_defaults(PPO))
+    venv.bootstrap_with(model)
+    model.learn(300_000)
+    cpu = time.process_time() - started
+    returns = real_returns(model, "Pendulum-v1", seed)
+    return {"real_steps": 5_000, "imagined_steps": model.num_timesteps, "cpu_seconds": cpu, "returns": returns}
+
+
+TASKS = {"pendulum": pendulum, "cartpole": cartpole, "pendulum_rssm": pendulum_rssm}
 
 
 def main() -> None:

@@ -157,14 +157,16 @@ def doubled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     Of the five columns that a kernel [O, I, 5, 5] reads, a pixel in the left half of a repeated pair sees the pair
     before it twice, its own twice and the next once; one in the right half 1, 2, 2. Rows alike.
     """
-    seen = torch.tensor(
-        [[[1, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]], [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]],
-        dtype=weight.dtype,
-        device=weight.device,
-    )  # [corner, small row, large row]
-    small = torch.einsum("pur,qvs,oirs->opqiuv", seen, seen, weight).flatten(0, 2)  # [O * 4, I, 3, 3]
+    small = _corners(_corners(weight, 2), 4)  # [q, p, O, I, 3, 3]: the corner's column, its row
+    small = small.permute(2, 1, 0, 3, 4, 5).flatten(0, 2)  # [O * 4, I, 3, 3]
     each = None if bias is None else bias.repeat_interleave(4)
     return pixel_shuffle(conv2d(x, small, each, padding=1), 2)
+
+
+def _corners(weight: Tensor, axis: int) -> Tensor:
+    """Return [2, ...], a kernel's axis of five as the three pixels that each half of a doubled one sees."""
+    a, b, c, d, e = weight.unbind(axis)
+    return torch.stack([torch.stack([a + b, c + d, e], axis), torch.stack([a, b + c, d + e], axis)])
 
 
 class StridedEncoder(nn.Sequential):

@@ -97,6 +97,29 @@ def test_every_version_takes_every_action_space(version, action):
     assert ACTIONS[action].contains(agent.predict(box.sample(), deterministic=True)[0])
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_bfloat16_changes_little(version, monkeypatch):
+    """The losses of the first update, from the same weights and batch, with products in either precision."""
+    monkeypatch.setattr("mbrl_gym.nets.precision.ROWS", 1)
+    found = PRESETS["cpu"](version, None)
+    change = {
+        "model_config": replace(found.model, deter=64, hidden=32, units=32),
+        "behavior_config": replace(found.behavior, horizon=3, units=32),
+        "optimizer_config": found.optimizer,
+    }
+    terms = []
+    for rounds in (False, True):
+        monkeypatch.setattr("mbrl_gym.nets.precision.multiplies_in_bfloat16", lambda device, rounds=rounds: rounds)
+        agent = small("Pendulum-v1", version=version, train_ratio=0.0, **change).learn(100)
+        torch.manual_seed(1)
+        agent._update()
+        terms.append({name: value.item() for name, value in agent._terms.items()})
+        assert all(p.dtype == torch.float32 for p in agent.model.parameters())
+    assert terms[0] != terms[1]
+    for name in ("model/observation", "model/reward", "model/kl", "behavior/critic_loss"):
+        assert terms[1][name] == pytest.approx(terms[0][name], rel=0.05), name
+
+
 def test_dictionaries_and_several_environments():
     env = DummyVecEnv([lambda: Choice(spaces.Discrete(3), DICT)] * 3)
     agent = Dreamer("MultiInputPolicy", env, **SMALL).learn(90)

@@ -99,7 +99,7 @@ class LayerNormGRUCell(_HiddenInputCell):
     def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
         """Return the next state [B, D]."""
         gates = self.gates(torch.cat([self.hidden(stoch, embedded), deter], -1))
-        reset, candidate, update = self.norm(gates).chunk(3, -1)
+        reset, candidate, update = self.norm(gates).float().chunk(3, -1)
         return _gru(deter, reset, candidate, update)
 
 

@@ -136,7 +136,7 @@ class TruncatedNormal:
         self.deviation = 2 * torch.sigmoid(deviation / 2) + 0.1
         self.low, self.high = ((bound - self.mean) / self.deviation for bound in (-1.0, 1.0))
         self.below, self.above = (_normal_cdf(bound) for bound in (self.low, self.high))
-        self.mass = self.above - self.below  # at least 0.35, for the mean lies between the bounds
+        self.mass = self.above - self.below  # at least 0.32, for the mean lies between the bounds
 
     @property
     def mode(self) -> Tensor:

@@ -4,6 +4,7 @@ Shapes: N imagined rollouts, H their steps, B windows of the replay, T their row
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,11 @@ class BehaviorConfig:
         for name in ("horizon", "slow_every", "units", "actor_layers", "critic_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("discount", "lam", "reinforce", "slow_rate"):
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount must be above 0 and at most 1, got {self.discount}")
+        if not 0 <= self.unimix < 1:
+            raise ValueError(f"unimix must be at least 0 and below 1, got {self.unimix}")
+        for name in ("lam", "reinforce", "slow_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name in ("entropy_scale", "slow_regularizer", "replay_value", "exploration_noise"):
@@ -150,7 +155,8 @@ class ActorCritic(nn.Module):
 
     Source: danijar/dreamerv3 ``dreamerv3/agent.py`` (imag_loss, repl_loss) at e3f0224; danijar/dreamerv2
     ``dreamerv2/agent.py`` (ActorCritic); danijar/dreamer ``dreamer.py``. In V1 and V2 the value of a state includes the
-    reward that arrives with it; here, as in V3, it does not.
+    reward that arrives with it; here, as in V3, it does not. Where returns are bootstrapped
+    from the slow critic, it is the baseline of the score function, too; V2 takes the critic.
 
     Args:
         features: F.
@@ -164,11 +170,12 @@ class ActorCritic(nn.Module):
     def __init__(self, features: int, codec: ActionCodec, config: BehaviorConfig) -> None:
         super().__init__()
         self.config, self.codec = config, codec
-        like = {"activation": config.activation, "norm": config.norm}
+        like: dict[str, Any] = {"activation": config.activation, "norm": config.norm}
         outputs, scale = (255, 0.0) if config.value == "two_hot" else (1, 1.0)
-        self.actor = MLP(features, config.units, config.actor_layers, outputs_of(codec), scale=0.01, **like)  # type: ignore[arg-type]
-        self.critic = MLP(features, config.units, config.critic_layers, outputs, scale=scale, **like)  # type: ignore[arg-type]
-        self.slow_critic = MLP(features, config.units, config.critic_layers, outputs, scale=scale, **like)  # type: ignore[arg-type]
+        self.actor = MLP(features, config.units, config.actor_layers, outputs_of(codec), scale=0.01, exact=True, **like)
+        like["exact"] = config.value == "normal"
+        self.critic = MLP(features, config.units, config.critic_layers, outputs, scale=scale, **like)
+        self.slow_critic = MLP(features, config.units, config.critic_layers, outputs, scale=scale, **like)
         self.slow_critic.load_state_dict(self.critic.state_dict())
         self.slow_critic.requires_grad_(False)
         self.return_scale = PercentileScale()

@@ -154,7 +154,9 @@ class ModelBasedAlgorithm(ModelOwner):
             self.progress.advance(self.n_envs)
             if self.ep_info_buffer and dones.any():
                 self.progress.show(real_return=float(self.ep_info_buffer[-1]["r"]))
+            started = time.process_time()
             self._after_step()
+            self._training_seconds += time.process_time() - started
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
@@ -184,7 +186,9 @@ class ModelBasedAlgorithm(ModelOwner):
         self.trainings += 1
         while self._next_training <= self.real_steps:
             self._next_training += self.train_freq
-        self.logger.record("time/training_cpu_seconds", time.process_time() - started)
+        seconds = self._training_seconds + time.process_time() - started
+        self.logger.record("time/training_cpu_seconds", seconds)
+        self._training_seconds = 0.0
         if log_interval and self.trainings % log_interval == 0:
             self.dump_logs()
 

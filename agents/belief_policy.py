@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from mbrl_gym.model import WorldModel
-from mbrl_gym.spaces import ActionCodec, check_observation, observation_tensor
+from mbrl_gym.spaces import ActionCodec, check_observation, is_image, observation_tensor
 from mbrl_gym.tensors import TensorStruct
 
 Arrays = tuple[np.ndarray[Any, Any], ...]
@@ -143,12 +143,13 @@ class BeliefPolicy(BasePolicy):
         """Return the observations with a batch axis, and whether they had one."""
         space = self.observation_space
         if isinstance(space, spaces.Dict):
-            observation = {key: np.asarray(value) for key, value in observation.items()}
-            key, leaf = next(iter(space.spaces.items()))
+            leaves = space.spaces
+            observation = {k: _untransposed(np.asarray(v), leaves.get(k)) for k, v in observation.items()}
+            key, leaf = next(iter(leaves.items()))
             vectorized = key in observation and observation[key].ndim > len(leaf.shape or ())
             batch: Any = observation if vectorized else {k: v[None] for k, v in observation.items()}
         else:
-            array = np.asarray(observation)
+            array = _untransposed(np.asarray(observation), space)
             vectorized = array.ndim > len(space.shape or ())
             batch = array if vectorized else array[None]
         check_observation(batch, space)
@@ -158,6 +159,14 @@ class BeliefPolicy(BasePolicy):
         """Return actions [B, *act] for observations [B, *obs] without memory (SB3's interface of tensors)."""
         batch = observation if isinstance(observation, dict) else observation.cpu().numpy()
         return torch.as_tensor(self._act(batch, None, None, deterministic)[0], device=self.device)
+
+
+def _untransposed(array: np.ndarray[Any, Any], leaf: Any) -> np.ndarray[Any, Any]:
+    """Return images that SB3's VecTransposeImage moved the channels of to the front as the model knows them."""
+    if leaf is None or not is_image(leaf) or array.shape[-3:] == leaf.shape:
+        return array
+    height, width, channels = leaf.shape
+    return np.moveaxis(array, -3, -1) if array.shape[-3:] == (channels, height, width) else array
 
 
 def explored(codec: ActionCodec, action: Tensor, noise: float, generator: torch.Generator) -> Tensor:

@@ -146,7 +146,7 @@ class Dreamer(SequenceAgent):
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
-    def _learn_from(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
+    def _learn_from(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
         return self.trainer.update(batch, start)
 
     def _learns(self) -> list[nn.Module]:
@@ -172,11 +172,7 @@ class Dreamer(SequenceAgent):
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any], given: dict[str, Any]) -> "Dreamer":
-        found = {**arguments, **given}
-        for name, kind in CONFIGS.items():
-            if name not in given:
-                found[name] = kind(**found[name])
-        return cls(env=None, _init_setup_model=False, **found)
+        return cls(env=None, _init_setup_model=False, **cls._merged(arguments, given, CONFIGS))
 
     def _learned_state(self) -> dict[str, Any]:
         return {**super()._learned_state(), "behavior": dict(self.behavior.state_dict())}

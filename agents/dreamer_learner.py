@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mbrl_gym.agents.actor_critic import ActorCritic, Dream
-from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig, model_terms
+from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig, learned_rows, model_terms
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.rssm import RSSM, RSSMState
 from mbrl_gym.nets.precision import mixed_precision, rounded
@@ -30,14 +30,17 @@ class DreamerLearner(ModelLearner):
         actor, critic = list(self.behavior.actor.parameters()), list(self.behavior.critic.parameters())
         return {**super()._trained(), "actor": actor, "critic": critic}
 
-    def update(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
-        """Return the beliefs [B, T - 1] and the terms of the losses [], after one step (see `ModelLearner.update`)."""
+    def update(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
+        """Return the beliefs in the rows learned from and the terms of the losses [] (see `ModelLearner.update`)."""
         loss = self.model.loss(batch, start)
-        assert loss.states is not None
-        states = loss.states[:, 1:]
-        with mixed_precision(self.model.device, states.deter.shape[:2].numel()):
-            behavior = self.behavior.imagination_loss(self._imagine(states.detach()))
-            replay = self._replay_loss(batch, states, behavior.returns)
+        states, rows = learned_rows(loss, start)
+        width = states.deter.shape[:2].numel()
+        # Two contexts: torch before 2.11 would keep the actor's weights as rounded without a gradient.
+        with mixed_precision(self.model.device, width):
+            dream = self._imagine(states.detach())
+        with mixed_precision(self.model.device, width):
+            behavior = self.behavior.imagination_loss(dream)
+            replay = self._replay_loss(batch, states, rows, behavior.returns)
         total = loss.total + behavior.actor + behavior.critic
         terms = model_terms(loss)
         terms.update((f"behavior/{name}", value) for name, value in behavior.terms.items())
@@ -56,11 +59,14 @@ class DreamerLearner(ModelLearner):
             with torch.no_grad():
                 return self._dream(start)
         # No gradient of behaviour may move the model.
-        model.requires_grad_(False)
+        learned = [p for p in model.parameters() if p.requires_grad]
+        for p in learned:
+            p.requires_grad_(False)
         try:
             return self._dream(start)
         finally:
-            model.requires_grad_(True)
+            for p in learned:
+                p.requires_grad_(True)
 
     def _dream(self, start: RSSMState) -> Dream:
         behavior = self.behavior
@@ -70,16 +76,16 @@ class DreamerLearner(ModelLearner):
         features = rounded(features)
         return Dream(features, action, self.model.reward(features), self.model.continuation(features))
 
-    def _replay_loss(self, batch: SequenceBatch, states: RSSMState, returns: Tensor) -> Tensor | None:
-        """Return the critic's loss on the real rows behind the first, which imagined returns [B * (T - 1), H] end."""
+    def _replay_loss(self, batch: SequenceBatch, states: RSSMState, rows: slice, returns: Tensor) -> Tensor | None:
+        """Return the critic's loss on real rows, whose returns rest on those of imagination [B * T, H]."""
         if not self.behavior.config.replay_value:
             return None
         is_last = batch.terminated | batch.truncated
         is_last[:, :-1] |= batch.is_first[:, 1:]  # an episode that was cut ends without a flag
         return self.behavior.replay_loss(
             self.model.features(states),
-            batch.reward[:, 1:],
-            batch.terminated[:, 1:],
-            is_last[:, 1:],
+            batch.reward[:, rows],
+            batch.terminated[:, rows],
+            is_last[:, rows],
             returns[:, 0].view(states.deter.shape[:2]),
         )

@@ -32,4 +32,4 @@ class DreamerPolicy(BeliefPolicy):
         model, behavior = self._parts
         dist = behavior.policy(model.features(belief))
         action = dist.mode if deterministic else dist.sample(generator)
-        return action.clamp(-1.0, 1.0), None
+        return action.clamp(-1.0, 1.0), None  # as the environment clips it, and as the replay will have it

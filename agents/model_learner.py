@@ -86,17 +86,18 @@ class ModelLearner:
         """Return the parameters by the name that their learning rate has."""
         return {"model": list(self.model.parameters())}
 
-    def update(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
-        """Return the beliefs [B, T - 1] and the terms of the losses [], after one step; no wait for the device.
+    def update(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
+        """Return the beliefs in the rows learned from and the terms of the losses [], after one step.
+
+        Nothing waits for the device.
 
         Args:
-            batch: windows [B, T]; the first row of each is only what ``start`` was seen at.
-            start: beliefs [B] of the first rows.
+            batch: windows [B, T].
+            start: beliefs [B] of their first rows, which are then not learned from; None: windows begin with none.
         """
         loss = self.model.loss(batch, start)
         self._step(loss.total)
-        assert loss.states is not None
-        return loss.states[:, 1:].detach(), model_terms(loss)
+        return learned_rows(loss, start)[0].detach(), model_terms(loss)
 
     def _step(self, total: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -117,6 +118,13 @@ class ModelLearner:
         """Take up what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
+
+
+def learned_rows(loss: ModelLoss[RSSMState], start: RSSMState | None) -> tuple[RSSMState, slice]:
+    """Return the beliefs [B, T or T - 1] in the rows that a loss is of, and which rows these are."""
+    assert loss.states is not None
+    rows = slice(0 if start is None else 1, None)
+    return loss.states[:, rows], rows
 
 
 def model_terms(loss: ModelLoss[RSSMState]) -> dict[str, Tensor]:

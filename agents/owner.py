@@ -124,6 +124,7 @@ class ModelOwner(BaseAlgorithm):
         self._normalized = normalizes_observations(self.env)
         self._moments: dict[str, Any] | None = None  # of a VecNormalize, until the loaded agent gets one
         self.last_fit: FitReport | None = None
+        self._training_seconds = 0.0  # CPU time since the last entry of the log that learning between trainings took
         self.model_class = model_class
         self.model_config = model_config
         self.trainer_config = trainer_config or TrainerConfig()

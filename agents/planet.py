@@ -138,7 +138,7 @@ class PlaNet(PlanningAgent, SequenceAgent):
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
-    def _learn_from(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
+    def _learn_from(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
         return self.trainer.update(batch, start)
 
     def _learns(self) -> list[nn.Module]:
@@ -166,10 +166,7 @@ class PlaNet(PlanningAgent, SequenceAgent):
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any], given: dict[str, Any]) -> "PlaNet":
-        found = {**arguments, **given}
+        found = cls._merged(arguments, given, {"model_config": RSSMConfig, "optimizer_config": OptimizerConfig})
         if "planner" not in given:
             found["planner"] = planner_from_json(found["planner"])
-        for name, kind in (("model_config", RSSMConfig), ("optimizer_config", OptimizerConfig)):
-            if name not in given:
-                found[name] = kind(**found[name])
         return cls(env=None, _init_setup_model=False, **found)

@@ -14,7 +14,6 @@ from mbrl_gym.agents.online_sampler import OnlineSampler
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.rssm import RSSM, RSSMState
 from mbrl_gym.report.film import film_strip, open_loop_film
-from mbrl_gym.spaces import is_image
 
 
 class SequenceAgent(BeliefAgent):
@@ -25,7 +24,8 @@ class SequenceAgent(BeliefAgent):
         batch_size: windows of a batch.
         batch_length: rows of a window that are learned from.
         stored_beliefs: whether windows begin with the belief that the replay holds, and new experience comes first.
-        arguments: of `mbrl_gym.agents.owner.ModelOwner`.
+        arguments: of `mbrl_gym.agents.owner.ModelOwner`; with a ``replay`` that holds ``learning_starts`` rows,
+            learning and acting by the policy begin at once.
         named: the same.
 
     Raises:
@@ -48,8 +48,10 @@ class SequenceAgent(BeliefAgent):
             ("batch_size", batch_size, 1),
             ("batch_length", batch_length, 2),
         ):
-            if not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if not least <= value < float("inf"):
+                raise ValueError(f"{name} must be at least {least} and finite, got {value}")
+            if name != "train_ratio" and value != int(value):
+                raise ValueError(f"{name} must be a whole number, got {value}")
         self.train_ratio, self.batch_size, self.batch_length = float(train_ratio), int(batch_size), int(batch_length)
         self.stored_beliefs = bool(stored_beliefs)
         super().__init__(*arguments, model_class=RSSM, **named)
@@ -57,17 +59,18 @@ class SequenceAgent(BeliefAgent):
         self._terms: dict[str, Tensor] = {}  # sums since the last entry of the log
         self._counted = 0
         self._seconds = 0.0
+        self._pace = (0, 0.0)  # updates and seconds of this process
         self._told = False
 
     # ---- what a subclass supplies -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def _learn_from(self, batch: SequenceBatch, start: RSSMState) -> tuple[RSSMState, dict[str, Tensor]]:
-        """Return the beliefs in a batch's rows but the first, and the losses' terms [], after one gradient step.
+    def _learn_from(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
+        """Return the beliefs in the rows learned from, and the losses' terms [], after one gradient step.
 
         Args:
             batch: windows [B, T].
-            start: beliefs [B] of the first rows, which are not learned from.
+            start: beliefs [B] of their first rows, which are then not learned from; None: windows begin with none.
         """
 
     @abstractmethod
@@ -81,6 +84,12 @@ class SequenceAgent(BeliefAgent):
             raise ValueError(
                 "stored_beliefs must be False with a replay of your own, which has no columns for them, got True"
             )
+        least = max(self.learning_starts, (self.batch_length + 1) * self.n_envs)
+        if self.buffer_size < least:
+            raise ValueError(
+                f"buffer_size must be at least learning_starts and a window of batch_length + 1 rows for each "
+                f"environment, here {least}, got {self.buffer_size}"
+            )
         super()._setup_replay()
         self._setup_sampler(self._draw_seed())
 
@@ -88,7 +97,7 @@ class SequenceAgent(BeliefAgent):
         return self.model.extras() if self.stored_beliefs else None
 
     def _setup_sampler(self, seed: int) -> None:
-        length = self.batch_length + 1  # the first row's belief is what the others start from
+        length = self.batch_length + int(self.stored_beliefs)  # one row more, whose belief the others start from
         self.sampler = OnlineSampler(self.replay, self.batch_size, length, seed, online=self.stored_beliefs)
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -122,16 +131,17 @@ class SequenceAgent(BeliefAgent):
         for _ in range(count):
             self._update()
         self._credit -= count
-        self._seconds += time.perf_counter() - started
-        if count and not self._told:
+        seconds = time.perf_counter() - started
+        self._seconds += seconds
+        self._pace = self._pace[0] + count, self._pace[1] + seconds
+        if self._pace[0] >= 10 and not self._told:
             self._tell()
 
     def _update(self) -> None:
         batch = self.sampler.sample(self.device)
+        start = None
         if self.stored_beliefs:
             start = self.model.from_extras({name: column[:, 0] for name, column in batch.extras.items()})
-        else:
-            start = self.model.initial(batch.batch_size)
         states, terms = self._learn_from(batch, start)
         if self.stored_beliefs:
             self._write_back(batch.index[:, 1:], states)
@@ -145,16 +155,14 @@ class SequenceAgent(BeliefAgent):
 
     def _tell(self) -> None:
         """Say once, after ten updates, how large this is, how often it learns and how fast."""
-        if self._counted < 10:
-            return
         self._told = True
         if not (self.verbose or self.progress.shown):
             return
-        parameters = sum(p.numel() for part in self._learns() for p in part.parameters())
+        parameters = sum(p.numel() for part in self._learns() for p in part.parameters() if p.requires_grad)
         each = self._rows_per_update / max(self.train_ratio, 1e-9)
         self.progress.say(
             f"{type(self).__name__}: {parameters / 1e6:.2f} M parameters, train ratio {self.train_ratio:g} "
-            f"(an update every {each:.3g} real steps), {self._counted / max(self._seconds, 1e-9):.2f} updates a second"
+            f"(an update every {each:.3g} real steps), {self._pace[0] / max(self._pace[1], 1e-9):.2f} updates a second"
         )
 
     def _train(self) -> None:
@@ -167,18 +175,27 @@ class SequenceAgent(BeliefAgent):
         self.logger.record("time/updates", self.trainer.updates)
         self.logger.record("time/updates_per_second", self._counted / max(self._seconds, 1e-9))
         self.progress.show(model_loss=means["model/loss"], imagined=self.imagined_timesteps)
-        if self.tensorboard_log is not None and is_image(self.observation_space):
-            self._log_film()
+        if self.tensorboard_log is not None:
+            for key in self.model.encoder.senses.keys:
+                self._log_film(key)
         self._terms, self._counted, self._seconds = {}, 0, 0.0
 
-    def _log_film(self, windows: int = 2, length: int = 20) -> None:
-        """Log what the model makes of the newest windows of one episode each, where there are any, as a picture."""
+    def _log_film(self, key: str, windows: int = 2, length: int = 20) -> None:
+        """Log what the model makes of late windows of one episode each, where there are any, as a picture.
+
+        Args:
+            key: which image; "" for the whole observation.
+            windows: how many.
+            length: rows of each.
+        """
         starts = self.replay.windows(length)[-windows * length :: length]
         if not len(starts):
             return
-        film = open_loop_film(self.model, self.replay.gather(starts, length, device=self.device))
-        strip = Image(film_strip(film, every=3), dataformats="HWC")
-        self.logger.record("model/open_loop", strip, exclude=("stdout", "log", "json", "csv"))
+        film = open_loop_film(self.model, self.replay.gather(starts, length, device=self.device), key=key or None)
+        strip = film_strip(film, every=3)
+        colours = strip[..., -3:] if strip.shape[-1] >= 3 else strip[..., -1:]  # the newest picture of a stack
+        name = f"model/open_loop_{key}" if key else "model/open_loop"
+        self.logger.record(name, Image(colours, dataformats="HWC"), exclude=("stdout", "log", "json", "csv"))
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 
@@ -192,6 +209,22 @@ class SequenceAgent(BeliefAgent):
             **{name: found[name] for name in inherited},
             "log_freq": self.train_freq,
         }
+
+    @classmethod
+    def _merged(cls, arguments: dict[str, Any], given: dict[str, Any], configs: dict[str, Any]) -> dict[str, Any]:
+        """Return the constructor's arguments from stored and given ones; configurations as objects.
+
+        Raises:
+            ValueError: what only chooses defaults was given anew.
+        """
+        changed = [n for n in ("version", "size", "preset") if n in given and given[n] != arguments.get(n)]
+        if changed:
+            raise ValueError(
+                f"{changed[0]} must be that of the stored agent, {arguments.get(changed[0])!r}, got "
+                f"{given[changed[0]]!r}; leave it out, or make a new agent"
+            )
+        found = {**arguments, **given}
+        return {**found, **{n: kind(**found[n]) for n, kind in configs.items() if n not in given}}
 
     def _learned_state(self) -> dict[str, Any]:
         return {**super()._learned_state(), "credit": self._credit, "sampler": self.sampler.state_dict()}

@@ -204,7 +204,9 @@ def test_values_begin_at_exactly_zero_and_policies_alike():
     ("change", "message"),
     [
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
-        ({"discount": 1.5}, "discount must be between 0 and 1, got 1.5"),
+        ({"discount": 1.5}, "discount must be above 0 and at most 1, got 1.5"),
+        ({"discount": 0.0}, "discount must be above 0 and at most 1, got 0.0"),
+        ({"unimix": 2.0}, "unimix must be at least 0 and below 1, got 2.0"),
         ({"entropy_scale": float("nan")}, "entropy_scale must be at least 0, got nan"),
         ({"actor": "normal"}, "actor must be one of .* got 'normal'"),
     ],

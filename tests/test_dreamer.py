@@ -31,7 +31,7 @@ SMALL = {
 
 
 class Choice(gym.Env):
-    """The last action's reward is what was shown before it: one of two pictures, each an action's."""
+    """Shows noise of any space, takes actions of any space, and pays 1 for seven steps."""
 
     def __init__(self, action_space, observation_space):
         self.action_space, self.observation_space = action_space, observation_space
@@ -161,9 +161,119 @@ def test_an_update_starts_from_the_stored_belief():
     agent._update()
     batch, start = seen[0]
     assert torch.equal(start.deter, batch.extras["deter"][:, 0].float())
+    rows = agent.replay.gather(batch.index[:, 0], 9)  # what the update wrote back
+    states, _ = inner(*seen[0])
+    assert states.deter.shape == (4, 8, 16)
     agent.stored_beliefs = False
     agent._update()
-    assert not seen[1][1].deter.any()
+    assert seen[1][1] is None
+    assert rows.extras["deter"].shape == (4, 9, 16)
+
+
+def test_beliefs_are_written_back_to_the_rows_that_they_are_of():
+    agent = small(train_ratio=0.0).learn(100)
+    inner, seen = agent.trainer.update, []
+
+    def update(batch, start):
+        states, terms = inner(batch, start)
+        seen.append((batch, states))
+        return states, terms
+
+    agent.trainer.update = update
+    agent.sampler.online = False
+    agent._update()
+    batch, states = seen[0]
+    for b in range(4):
+        row = agent.replay.gather(batch.index[b, 1:2], 8)
+        others = batch.index[:, 1:].flatten().tolist().count(batch.index[b, 1].item())
+        if others == 1:  # a row that two windows share has the belief of one of them
+            assert torch.equal(row.extras["deter"][0, 0], states.deter[b, 0].half())
+
+
+def test_the_critics_real_loss_reads_the_rows_that_were_learned_from():
+    agent = small(train_ratio=0.0).learn(100)
+    batch, seen = agent.replay.gather([3, 20], 9), []
+    batch = replace(batch, terminated=batch.terminated.clone(), is_first=batch.is_first.clone())
+    batch.terminated[:], batch.truncated[:], batch.is_first[:] = False, False, False
+    batch.terminated[0, 4] = batch.truncated[1, 5] = batch.is_first[0, 7] = True  # an end, a time limit, a cut
+
+    def loss(features, reward, terminated, is_last, bootstrap):
+        seen.extend([features, reward, terminated, is_last, bootstrap])
+        return features.sum() * 0
+
+    agent.behavior.replay_loss = loss
+    inner, returned = agent.behavior.imagination_loss, []
+    agent.behavior.imagination_loss = lambda dream: returned.append((dream, inner(dream))) or returned[0][1]
+    agent.trainer.update(batch, agent.model.initial(2))
+    features, reward, terminated, is_last, bootstrap = seen
+    assert torch.equal(reward, batch.reward[:, 1:])
+    assert torch.equal(terminated, batch.terminated[:, 1:])
+    assert is_last.nonzero().tolist() == [[0, 3], [0, 5], [1, 4]]
+    dream, behavior = returned[0]
+    assert torch.equal(bootstrap.flatten(), behavior.returns[:, 0])
+    torch.testing.assert_close(dream.features[:, 0].float(), features.detach().flatten(0, 1), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("reinforce", [0.0, 0.5, 1.0])
+def test_behaviour_moves_no_model_and_its_losses_reach_every_parameter_of_the_actor(reinforce, monkeypatch):
+    monkeypatch.setattr("mbrl_gym.nets.precision.ROWS", 1)  # in bfloat16, where the processor has it
+    behavior = replace(SMALL["behavior_config"], reinforce=reinforce, value="normal")
+    agent = small("Pendulum-v1", train_ratio=0.0, behavior_config=behavior).learn(60)
+    batch = agent.replay.gather([3, 20], 9)
+    with torch.no_grad():
+        states = agent.model.loss(batch).states
+    agent.model.zero_grad()
+    loss = agent.behavior.imagination_loss(agent.trainer._imagine(states))
+    (loss.actor + loss.critic).backward()
+    assert not [n for n, p in agent.model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert not [n for n, p in agent.behavior.actor.named_parameters() if p.grad is None or not p.grad.any()]
+    assert all(p.requires_grad for p in agent.model.parameters())
+
+
+def test_an_update_reaches_the_actor_in_bfloat16_and_moves_the_slow_critic(monkeypatch):
+    monkeypatch.setattr("mbrl_gym.nets.precision.ROWS", 1)
+    agent = small(train_ratio=0.0).learn(60)
+    before = weights(agent)
+    for _ in range(3):
+        agent._update()
+    after = weights(agent)
+    moved = {n for n, x in before.items() if not torch.equal(x, after[n])}
+    assert {n for n in before if n.startswith(("actor", "slow_critic"))} <= moved
+
+
+def test_a_rollout_is_the_model_step_by_step():
+    agent = small(train_ratio=0.0).learn(60)
+    model, start = agent.model, agent.policy.last_belief
+
+    class Fixed:
+        def __init__(self, latent):
+            self.latent = latent
+
+        def __getattr__(self, name):
+            return getattr(self.latent, name)
+
+        def noise(self, shape, device, generator=None):
+            return torch.linspace(0.5, 1.5, self.latent.size).expand(*shape, -1)
+
+    model.latent = Fixed(model.latent)
+    choose = lambda features: torch.stack([features[:, 0] > 0, features[:, 0] <= 0], -1).float()  # noqa: E731
+    features, action = model.rollout(start, choose, 4)
+    state = start
+    for t in range(4):
+        assert torch.equal(action[:, t], choose(model.features(state)))
+        state, _ = model.predict(state, action[:, t])
+        torch.testing.assert_close(features[:, t + 1], model.features(state))
+    assert torch.equal(action[:, 4], choose(features[:, 4]))
+
+
+def test_memory_has_the_action_that_was_taken_and_each_call_its_own_stream():
+    agent = small("Pendulum-v1", train_ratio=0.0).learn(60)
+    obs = np.zeros((1, 3), np.float32)
+    action, memory = agent.predict(obs)
+    taken = agent.model.action_codec.encode(action)
+    torch.testing.assert_close(torch.as_tensor(memory[-2]), taken)
+    again, _ = agent.predict(obs, memory, np.ones(1, bool))  # forgets all but the number of the call
+    assert not np.array_equal(action, again)
 
 
 def test_new_experience_comes_first_and_once():
@@ -214,6 +324,13 @@ def test_a_checkpoint_without_its_replay_waits_for_new_experience(tmp_path):
     assert loaded.trainer.updates > updates
 
 
+def test_what_was_settled_cannot_change_when_an_agent_is_loaded(tmp_path):
+    small().save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="version must be that of the stored agent, 3, got 2; leave it out"):
+        Dreamer.load(tmp_path / "agent", device="cpu", version=2)
+    assert Dreamer.load(tmp_path / "agent", device="cpu", version=3, verbose=1).verbose == 1
+
+
 def test_evaluation_carries_the_belief():
     agent = small().learn(60)
     env = DummyVecEnv([lambda: gym.make("CartPole-v1")])
@@ -239,7 +356,7 @@ def test_exploration_noise_is_the_collectors_alone():
 
 
 def test_the_first_line_says_what_is_going_on(capsys):
-    small(verbose=1, train_ratio=32.0).learn(60)
+    small(verbose=1, train_ratio=32.0, log_freq=5).learn(60)  # entries of the log do not begin the count anew
     assert "train ratio 32 (an update every 1 real steps)" in capsys.readouterr().out
 
 
@@ -267,8 +384,11 @@ def test_the_learned_model_is_a_world_model_and_an_environment():
         ({"size": "3m"}, "size must be one of 1m"),
         ({"version": 2, "size": "1m"}, "size must be None for version 2"),
         ({"preset": "gpu"}, "preset must be one of"),
-        ({"batch_length": 1}, "batch_length must be at least 2, got 1"),
+        ({"batch_length": 1}, "batch_length must be at least 2 and finite, got 1"),
         ({"train_ratio": -1.0}, "train_ratio must be at least 0"),
+        ({"train_ratio": float("inf")}, "train_ratio must be at least 0 and finite, got inf"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"buffer_size": 30}, "buffer_size must be at least learning_starts and a window .* here 40, got 30"),
         ({"policy_kwargs": {"net_arch": [3]}}, "policy_kwargs must be empty"),
     ],
 )

@@ -105,6 +105,30 @@ def test_strided_convolutions_have_the_papers_sizes():
         StridedEncoder((48, 48, 3), 32, "relu")
 
 
+def test_a_strided_decoder_that_says_nothing_says_grey():
+    decoder = StridedDecoder((64, 64, 1), 2, 5, "relu")
+    for p in decoder.parameters():
+        torch.nn.init.zeros_(p)
+    assert torch.equal(decoder(torch.ones(1, 3), torch.ones(1, 2)), torch.full((1, 1, 64, 64), 0.5))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (28, 40), (20, 12), (8, 6)])
+def test_any_number_of_halvings_works_at_the_smallest_size(size):
+    shape = (*size, 2)
+    encoder, decoder = PooledEncoder(shape, 4, "silu", True), PooledDecoder(shape, 4, 16, 6, 4, "silu", True, 8)
+    x = decoder(DETER, STOCH)
+    assert x.shape == (2, 2, *size)
+    assert encoder(x).shape == (2, encoder.size)
+
+
+def test_transposed_images_are_read_as_they_were():
+    """SB3's VecTransposeImage, around an environment to evaluate on."""
+    agent = Dreamer("CnnPolicy", Blinking(), model_config=TINY, learning_starts=50, device="cpu", seed=0)
+    obs = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 1), np.uint8)
+    plain = agent.predict(obs)[0]
+    assert np.array_equal(agent.predict(np.moveaxis(obs, -1, 1))[0], plain)
+
+
 def test_images_are_halved_as_often_as_they_can_be():
     assert [stages(64, 64), stages(96, 96), stages(32, 32), stages(48, 64), stages(24, 24)] == [4, 4, 3, 4, 3]
     with pytest.raises(ValueError, match="got 84x84; resize them"):

@@ -279,7 +279,7 @@ def test_the_other_hyperparameters_have_an_effect_too():
     dist = rssm(gaussian).latent.dist(torch.full((1, 12), -99.0))
     assert torch.equal(dist.deviation, torch.full((1, 6), 0.7))
     assert rssm(replace(V3, context=4)).context == 4
-    elsewhere = {"depth", "convolutions", "image_bits"}  # of images, tests/test_images.py
+    elsewhere = {"depth", "convolutions", "image_bits", "image_activation"}  # of images, tests/test_images.py
     assert {f.name for f in fields(RSSMConfig)} == {*LARGER, "least_deviation", "context", *elsewhere}
 
 

@@ -47,8 +47,8 @@ class RSSM(WorldModel[RSSMState]):
     imagined step: the prior takes the posterior's place. Observation, reward and continuation are read from the belief.
 
     Source: Hafner et al. 2019 (PlaNet), section 3; danijar/dreamerv3 ``dreamerv3/rssm.py`` and ``agent.py`` at e3f0224.
-    Not as there: one-hots of discrete observations are read and predicted like numbers; and two layers over two inputs
-    are two matrices, each of which a clipping by the size of a tensor sees on its own.
+    Not as there: one-hots of discrete observations are read and predicted like numbers; and layers over several
+    inputs are several matrices, each of which a clipping by the size of a tensor sees on its own.
 
     Args:
         observation_space: vectors (Box, Discrete, MultiDiscrete, MultiBinary), images (uint8 Box [H, W, C]), or a flat
@@ -98,8 +98,9 @@ class RSSM(WorldModel[RSSMState]):
         )
         self.decoder = ObservationDecoder(senses, config, self.latent.size)
         rewards, zero = (255, 0.0) if config.reward == "two_hot" else (1, 1.0)
-        self.reward_head = MLP(features, config.units, config.head_layers, rewards, scale=zero, **like)
-        self.continuation_head = MLP(features, config.units, config.head_layers, 1, **like)
+        exact = config.reward == "normal"
+        self.reward_head = MLP(features, config.units, config.head_layers, rewards, scale=zero, exact=exact, **like)
+        self.continuation_head = MLP(features, config.units, config.head_layers, 1, exact=True, **like)
         self.register_buffer("bins", symexp_bins(), persistent=False)
 
     # ---- beliefs ----------------------------------------------------------------------------------------------------

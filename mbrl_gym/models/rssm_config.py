@@ -42,7 +42,8 @@ class RSSMConfig:
         depth: by which the channels of convolutions are multiplied.
         convolutions: "pooled" (V3: images of any size that can be halved to 3 to 16) or "strided" (V1, V2: 64x64).
         image_bits: of a pixel that are seen and predicted (PlaNet: 5, here without noise in place of the others).
-        activation: "silu", "elu" or "relu".
+        image_activation: of convolutions: "silu", "elu" or "relu".
+        activation: of everything else.
         norm: whether hidden layers are normed.
         symlog: whether observations are squashed before they are read and predicted.
         reward: "two_hot" (bins) or "normal" (squared error).
@@ -80,6 +81,7 @@ class RSSMConfig:
     depth: int = 4
     convolutions: str = "pooled"
     image_bits: int = 8
+    image_activation: str = "silu"
     activation: str = "silu"
     norm: bool = True
     symlog: bool = True
@@ -106,6 +108,7 @@ class RSSMConfig:
             ("cell", CELLS),
             ("latent", LATENTS),
             ("activation", tuple(ACTIVATIONS)),
+            ("image_activation", tuple(ACTIVATIONS)),
             ("reward", ("two_hot", "normal")),
             ("convolutions", ("pooled", "strided")),
         ):
@@ -117,6 +120,10 @@ class RSSMConfig:
         ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.unimix < 1:
+            raise ValueError(f"unimix must be at least 0 and below 1, got {self.unimix}")
+        if not self.least_deviation > 0:
+            raise ValueError(f"least_deviation must be positive, got {self.least_deviation}")
         if self.image_bits > 8:
             raise ValueError(f"image_bits must be at most the 8 of a pixel, got {self.image_bits}")
         if self.cell == "block_gru" and self.deter % self.blocks:
@@ -141,7 +148,7 @@ class RSSMConfig:
         """Return DreamerV2's configuration for control from vectors: KL balancing, one free nat on average.
 
         Observations are Gaussians of deviation 1, whose likelihood is half the squared error. Source: danijar/dreamerv2
-        ``configs.yaml`` (dmc_proprio), where the continuation is off; here it is learned.
+        ``configs.yaml`` (dmc) at 0216d33, where the continuation is off; here it is learned.
         """
         return cls(
             deter=200,
@@ -155,6 +162,7 @@ class RSSMConfig:
             head_layers=4,
             depth=48,
             convolutions="strided",
+            image_activation="elu",
             activation="elu",
             norm=False,
             symlog=False,
@@ -170,7 +178,8 @@ class RSSMConfig:
     def dreamer_v1(cls) -> "RSSMConfig":
         """Return DreamerV1's configuration: Gaussian latents, three free nats on average, no balancing.
 
-        Source: danijar/dreamer ``dreamer.py``, where the continuation is an option (of this scale); here it is learned.
+        Source: danijar/dreamer ``dreamer.py``, where the continuation is an option (of this scale, with a layer more);
+        here it is learned.
         """
         return cls(
             deter=200,
@@ -184,6 +193,7 @@ class RSSMConfig:
             head_layers=2,
             depth=32,
             convolutions="strided",
+            image_activation="relu",
             activation="elu",
             norm=False,
             symlog=False,

@@ -47,10 +47,9 @@ class Senses:
         if images:
             height, width = next(iter(sizes))
             self.shape = (height, width, sum(self.channels))
-        whole = space if isinstance(space, spaces.Dict) and not images else spaces.Dict(vectors)
         self.codec = None
         if vectors:
-            self.codec = ObservationCodec(whole if isinstance(space, spaces.Dict) else space)
+            self.codec = ObservationCodec(spaces.Dict(vectors) if isinstance(space, spaces.Dict) else space)
 
     def vector(self, obs: Observation) -> Tensor:
         """Return [..., D] what networks see of the vectors."""
@@ -59,7 +58,7 @@ class Senses:
         return symlog(vector) if self.config.symlog else vector.clamp(-LARGEST, LARGEST)
 
     def image(self, obs: Observation) -> Tensor:
-        """Return [N, C, H, W] float32 between 0 and 1, channels-last in memory, all leading axes in one."""
+        """Return [N, C, H, W] float32 between 0 and 1, all leading axes in one."""
         images = [obs[key].flatten(0, -4) for key in self.keys] if isinstance(obs, dict) else [obs.flatten(0, -4)]
         parts = [x if first else x.permute(0, 3, 1, 2) for x, first in zip(images, self.first, strict=True)]
         pixels = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -108,9 +107,9 @@ class ObservationEncoder(nn.Module):
             self.size += config.units
         if senses.shape is not None:
             if config.convolutions == "pooled":
-                self.convolutions = PooledEncoder(senses.shape, config.depth, config.activation, config.norm)
+                self.convolutions = PooledEncoder(senses.shape, config.depth, config.image_activation, config.norm)
             else:
-                self.convolutions = StridedEncoder(senses.shape, config.depth, config.activation)
+                self.convolutions = StridedEncoder(senses.shape, config.depth, config.image_activation)
             self.size += self.convolutions.size
 
     def forward(self, obs: Observation, lead: tuple[int, ...]) -> Tensor:
@@ -139,17 +138,17 @@ class ObservationDecoder(nn.Module):
         self.convolutions: PooledDecoder | StridedDecoder | None = None
         features = config.deter + stoch
         if senses.codec is not None:
-            like = {"activation": config.activation, "norm": config.norm}
+            like = {"activation": config.activation, "norm": config.norm, "exact": True}
             self.mlp = MLP(features, config.units, config.layers, senses.codec.size, **like)  # type: ignore[arg-type]
         if senses.shape is None:
             return
         if config.convolutions == "pooled":
             self.convolutions = PooledDecoder(
-                senses.shape, config.depth, config.deter, stoch, config.units, config.activation, config.norm,
+                senses.shape, config.depth, config.deter, stoch, config.units, config.image_activation, config.norm,
                 config.blocks,
             )  # fmt: skip
         else:
-            self.convolutions = StridedDecoder(senses.shape, config.depth, features, config.activation)
+            self.convolutions = StridedDecoder(senses.shape, config.depth, features, config.image_activation)
 
     def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return what is predicted in states [..., F]: vectors [..., D] and images [N, C, H, W], or None."""

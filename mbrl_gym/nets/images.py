@@ -101,7 +101,7 @@ class PooledDecoder(nn.Module):
         units: half of the hidden units over the stochastic state.
         activation: "silu", "elu" or "relu".
         norm: whether features are normed over their channels.
-        blocks: in which the deterministic state is read.
+        blocks: in which the deterministic state is read; fewer where the channels are no multiple of them.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class PooledDecoder(nn.Module):
         depths = [depth * multiple for multiple in MULTIPLES[:count]]
         self.inner = (height >> count, width >> count, depths[-1])
         size = math.prod(self.inner)
-        self.blocks = blocks
-        self.from_deter = BlockLinear(deter, size, blocks)
+        self.blocks = math.gcd(blocks, depths[-1])
+        self.from_deter = BlockLinear(deter, size, self.blocks)
         self.from_stoch = nn.Sequential(
             Linear(stoch, 2 * units),
             RMSNorm(2 * units) if norm else nn.Identity(),

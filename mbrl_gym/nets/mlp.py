@@ -1,5 +1,6 @@
 """MLP: linear layers, each followed by a norm (or none) and an activation."""
 
+import torch
 from torch import Tensor, nn
 
 from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
@@ -18,6 +19,8 @@ class MLP(nn.Module):
         activation: "silu", "elu" or "relu".
         norm: whether hidden layers are normed by the root of their mean square.
         scale: of the output's initial weights; 0: the same output everywhere.
+        exact: whether outputs are float32 even where products are taken in bfloat16: of 128 numbers in a row that can
+            tell only one.
     """
 
     def __init__(
@@ -29,8 +32,10 @@ class MLP(nn.Module):
         activation: str = "silu",
         norm: bool = True,
         scale: float = 1.0,
+        exact: bool = False,
     ) -> None:
         super().__init__()
+        self.exact = exact
         parts: list[nn.Module] = []
         for i in range(layers):
             parts.append(Linear(inputs if i == 0 else units, units))
@@ -43,5 +48,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., outputs]."""
-        found: Tensor = self.layers(x)
-        return found
+        if not self.exact:
+            found: Tensor = self.layers(x)
+            return found
+        hidden: Tensor = self.layers[:-1](x)
+        with torch.autocast(x.device.type, enabled=False):
+            outputs: Tensor = self.layers[-1](hidden.float())
+        return outputs

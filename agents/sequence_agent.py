@@ -12,8 +12,8 @@ from torch import Tensor
 from mbrl_gym.agents.belief_agent import BeliefAgent
 from mbrl_gym.agents.online_sampler import OnlineSampler
 from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.film import film_strip, open_loop_film
 from mbrl_gym.models.rssm import RSSM, RSSMState
-from mbrl_gym.report.film import film_strip, open_loop_film
 
 
 class SequenceAgent(BeliefAgent):

@@ -38,7 +38,8 @@ from mbrl_gym.envs.vector import LearnedVectorEnv
 from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.model import WorldModel
 from mbrl_gym.models.ensemble import Ensemble
-from mbrl_gym.replay import SequenceReplay, StartStates
+from mbrl_gym.replay import SequenceReplay
+from mbrl_gym.start_states import StartStates
 from mbrl_gym.tasks import TaskFunction
 from mbrl_gym.wrappers.sb3 import SB3VecEnv
 

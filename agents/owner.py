@@ -21,7 +21,8 @@ from mbrl_gym.envs.registry import publish
 from mbrl_gym.fit import FitReport, ModelTrainer, TrainerConfig
 from mbrl_gym.model import WorldModel
 from mbrl_gym.models.ensemble import Ensemble
-from mbrl_gym.replay import SequenceReplay, StartStates
+from mbrl_gym.replay import SequenceReplay
+from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import MODELS, WRAPPERS, StoredModel, find_class, pick_device, wrapper_name
 from mbrl_gym.tasks import TaskFunction
 from mbrl_gym.tensors import concatenate
@@ -215,6 +216,10 @@ class ModelOwner(BaseAlgorithm):
             return
         self.seed = int(seed)
         self._rng = np.random.default_rng(self.seed)
+        self._seed_training()
+
+    def _seed_training(self) -> None:
+        """Start the randomness of training anew, from `_draw_seed`."""
         self.trainer.rng = np.random.default_rng(self._draw_seed())
         if not self.trainer.updates:  # afterwards what is held out has to stay held out
             self.trainer.seed = self._draw_seed()

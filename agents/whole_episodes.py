@@ -8,7 +8,8 @@ from stable_baselines3.common.utils import safe_mean
 
 from mbrl_gym.agents.dream_strategy import DreamStrategy
 from mbrl_gym.agents.inner import is_on_policy
-from mbrl_gym.replay import SequenceReplay, StartStates
+from mbrl_gym.replay import SequenceReplay
+from mbrl_gym.start_states import StartStates
 
 if TYPE_CHECKING:
     from mbrl_gym.agents.dyna import Dyna

@@ -44,8 +44,9 @@ from mbrl_gym.models.mc_dropout import MCDropout, MCDropoutConfig
 from mbrl_gym.models.rssm import RSSM
 from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.models.swag import SWAG, SWAGConfig
-from mbrl_gym.replay import SequenceReplay, StartStates
+from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.spaces import ActionCodec, ObservationCodec
+from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import StoredModel, load_model, save_model
 from mbrl_gym.tensors import TensorStruct
 

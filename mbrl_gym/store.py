@@ -13,8 +13,8 @@ import torch
 
 from mbrl_gym.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from mbrl_gym.model import WorldModel
-from mbrl_gym.replay import StartStates
 from mbrl_gym.spaces import space_from_json, space_to_json
+from mbrl_gym.start_states import StartStates
 
 # Models of the library, by the name that checkpoints carry. Only these are imported on a checkpoint's word.
 MODELS = {

@@ -170,7 +170,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 # Layers: what may import what
 
 BASE = {"tensors", "math", "laprop", "schedules", "packing", "fit_report"}
-CORE = BASE | {"spaces", "batch", "distributions", "nets", "model", "replay", "checkpoint"}
+CORE = BASE | {"spaces", "batch", "distributions", "nets", "model", "start_states", "replay", "checkpoint"}
 EVERYTHING = CORE | {
     "models",
     "planners",
@@ -200,7 +200,8 @@ MAY_IMPORT = {
     "nets": BASE | {"spaces", "batch", "distributions"},
     "checkpoint": BASE,
     "model": BASE | {"spaces", "batch", "distributions", "nets"},
-    "replay": BASE | {"spaces", "batch"},
+    "start_states": BASE | {"spaces"},
+    "replay": BASE | {"spaces", "batch", "start_states"},
     "models": CORE - {"checkpoint", "replay"},
     "planners": CORE - {"checkpoint", "replay"},
     "tasks": {"spaces"},

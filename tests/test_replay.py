@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import mbrl_gym.replay as replay_module
 from mbrl_gym import _ring
 from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.replay import SequenceReplay, StartStates, row_hash
+from mbrl_gym.replay import SequenceReplay, row_hash
+from mbrl_gym.start_states import StartStates
 
 OBS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 ACTION = spaces.Box(-2.0, 2.0, (1,), np.float32)

@@ -8,8 +8,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_gym.model import Prediction, WorldModel
-from mbrl_gym.replay import StartStates
 from mbrl_gym.spaces import Observation
+from mbrl_gym.start_states import StartStates
 from mbrl_gym.tensors import TensorStruct
 
 # Beyond this the square of a number nears float32's end, in whatever network or normaliser reads it.

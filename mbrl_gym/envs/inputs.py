@@ -9,8 +9,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mbrl_gym.model import WorldModel
-from mbrl_gym.replay import StartStates
 from mbrl_gym.spaces import check_observation, observation_tensor
+from mbrl_gym.start_states import StartStates
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -12,8 +12,8 @@ from mbrl_gym.envs.inputs import encode_actions, parse_start, split_options
 from mbrl_gym.envs.rendering import Renderer, make_renderer
 from mbrl_gym.envs.vector import plain_spec
 from mbrl_gym.model import WorldModel
-from mbrl_gym.replay import StartStates
 from mbrl_gym.spaces import observation_array
+from mbrl_gym.start_states import StartStates
 
 
 class LearnedEnv(gym.Env[Any, Any]):

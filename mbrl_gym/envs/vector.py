@@ -15,8 +15,8 @@ from torch import Tensor
 from mbrl_gym.envs.dream import Dream
 from mbrl_gym.envs.inputs import encode_actions, parse_start, split_options
 from mbrl_gym.model import Prediction, WorldModel
-from mbrl_gym.replay import StartStates
 from mbrl_gym.spaces import Observation, observation_array
+from mbrl_gym.start_states import StartStates
 
 PLAIN = (str, int, float, bool, type(None))
 

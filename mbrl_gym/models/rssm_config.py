@@ -150,28 +150,21 @@ class RSSMConfig:
         Observations are Gaussians of deviation 1, whose likelihood is half the squared error. Source: danijar/dreamerv2
         ``configs.yaml`` (dmc) at 0216d33, where the continuation is off; here it is learned.
         """
-        return cls(
-            deter=200,
-            hidden=200,
+        return replace(
+            cls.dreamer_v1(),
             cell="layer_norm_gru",
+            latent="categorical",
+            stoch=32,
             classes=32,
             unimix=0.0,
-            prior_layers=1,
-            units=400,
             layers=4,
             head_layers=4,
             depth=48,
-            convolutions="strided",
             image_activation="elu",
-            activation="elu",
-            norm=False,
-            symlog=False,
-            reward="normal",
-            observation_scale=0.5,
+            continuation_scale=1.0,
             dynamics_scale=0.8,
             representation_scale=0.2,
-            free_average=True,
-            discount_horizon=None,
+            free_nats=1.0,
         )
 
     @classmethod

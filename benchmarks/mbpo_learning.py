@@ -7,7 +7,7 @@
     python benchmarks/mbpo_learning.py cartpole_dqn                        # Dyna with DQN, 5,000 real steps
     python benchmarks/mbpo_learning.py inverted_pendulum --control ppo_dream   # PPO in whole dream episodes
     python benchmarks/mbpo_learning.py hopper --control sac --seeds 0 1    # SB3's SAC on as many real steps
-    python benchmarks/mbpo_learning.py hopper --control crossq --seeds 0 1 # CrossQ, as many updates a step as MBPO
+    python benchmarks/mbpo_learning.py hopper --control crossq --seeds 0 1 # CrossQ, ten updates a step; not run yet
 
 The last policy is what counts, nothing is selected. Results go to benchmarks/results/mbpo_TASK.json; seeds that are
 there already from earlier runs stay. Run it with OMP_NUM_THREADS=1 and MUJOCO_GL=egl.

@@ -5,7 +5,6 @@ from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor, nn
 
 from mbrl_gym.agents.actor_critic import ActorCritic, BehaviorConfig
 from mbrl_gym.agents.dreamer_learner import DreamerLearner
@@ -14,12 +13,10 @@ from mbrl_gym.agents.dreamer_presets import PRESETS
 from mbrl_gym.agents.model_learner import OptimizerConfig
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.agents.sequence_agent import SequenceAgent
-from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.models.rssm import RSSM, RSSMState
+from mbrl_gym.models.rssm import RSSM
 from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.replay import SequenceReplay
 
-POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 CONFIGS: dict[str, Any] = {
     "model_config": RSSMConfig,
     "behavior_config": BehaviorConfig,
@@ -65,7 +62,7 @@ class Dreamer(SequenceAgent):
     """
 
     kind = "dreamer"
-    trainer: DreamerLearner  # type: ignore[assignment]
+    trainer: DreamerLearner
     policy: DreamerPolicy
 
     def __init__(
@@ -94,35 +91,25 @@ class Dreamer(SequenceAgent):
         device: Any = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if policy not in POLICIES:
-            raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
-        if policy_kwargs:
-            raise ValueError(
-                f"policy_kwargs must be empty, got {policy_kwargs}; behavior_config has the networks' sizes"
-            )
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
         defaults = PRESETS[preset](version, size)
         self.version, self.size, self.preset = version, size, preset
         self.behavior_config = behavior_config or defaults.behavior
-        self.optimizer_config = optimizer_config or defaults.optimizer
         super().__init__(
             policy,
             env,
             model_config=model_config or defaults.model,
-            trainer_config=None,
-            reward="learned",
-            termination="learned",
-            wrappers=(),
+            optimizer_config=optimizer_config or defaults.optimizer,
             train_ratio=defaults.train_ratio if train_ratio is None else train_ratio,
             batch_size=defaults.batch_size if batch_size is None else batch_size,
             batch_length=defaults.batch_length if batch_length is None else batch_length,
             stored_beliefs=defaults.stored_beliefs if stored_beliefs is None else stored_beliefs,
             learning_starts=defaults.learning_starts if learning_starts is None else learning_starts,
-            train_freq=log_freq,
+            log_freq=log_freq,
             buffer_size=buffer_size,
             replay=replay,
-            policy_kwargs=None,
+            policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -146,12 +133,6 @@ class Dreamer(SequenceAgent):
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
-    def _learn_from(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
-        return self.trainer.update(batch, start)
-
-    def _learns(self) -> list[nn.Module]:
-        return [self.model, self.behavior]
-
     @property
     def imagined_timesteps(self) -> int:
         """Steps that behaviour was trained on in imagination."""
@@ -167,7 +148,6 @@ class Dreamer(SequenceAgent):
             **{name: getattr(self, name) for name in ("version", "size", "preset")},
             **self._sequence_arguments(),
             "behavior_config": asdict(self.behavior_config),
-            "optimizer_config": asdict(self.optimizer_config),
         }
 
     @classmethod

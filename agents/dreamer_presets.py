@@ -34,8 +34,10 @@ class DreamerPreset:
     stored_beliefs: bool
 
 
-# V1 and V2 for control from vectors. Sources: danijar/dreamer at 399cad5, dreamer.py (define_config), whose discount
-# head is an option; danijar/dreamerv2 at 0216d33, configs.yaml (dmc), whose weight decay of 1e-6 is left out.
+# V1 and V2 for control from vectors, in steps of the agent: with its action repeat of 2 one of them is two frames, in
+# which V1 counts its training (100 updates in 1,000) and both their random beginning (5,000). Sources: danijar/dreamer
+# at 399cad5, dreamer.py (define_config), whose discount head is an option; danijar/dreamerv2 at 0216d33, configs.yaml
+# (dmc), whose weight decay of 1e-6 is left out.
 _V1 = DreamerPreset(
     model=RSSMConfig.dreamer_v1(),
     behavior=BehaviorConfig(
@@ -58,8 +60,8 @@ _V1 = DreamerPreset(
     optimizer=OptimizerConfig("adam", 6e-4, 8e-5, 8e-5, clip=100.0, eps=1e-7, warmup=0),
     batch_size=50,
     batch_length=50,
-    train_ratio=250.0,
-    learning_starts=5000,
+    train_ratio=500.0,
+    learning_starts=2500,
     stored_beliefs=False,
 )
 _V2 = replace(
@@ -76,7 +78,6 @@ _V2 = replace(
         exploration_noise=0.0,
     ),
     optimizer=OptimizerConfig("adam", 3e-4, 8e-5, 8e-5, clip=100.0, eps=1e-5, warmup=0),
-    train_ratio=500.0,
 )
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -65,14 +64,11 @@ class ModelLearner:
 
     Attributes:
         updates: made so far.
-        seed: of nothing here; `mbrl_gym.agents.owner.ModelOwner` wants one of every trainer.
-        rng: the same.
     """
 
     def __init__(self, model: RSSM, config: OptimizerConfig) -> None:
         self.model, self.config = model, config
         self.updates = 0
-        self.seed, self.rng = 0, np.random.default_rng(0)
         self._parts = self._trained()
         self._rates = config.rates()
         groups = [{"params": parameters, "lr": self._rates[part]} for part, parameters in self._parts.items()]
@@ -85,6 +81,11 @@ class ModelLearner:
     def _trained(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by the name that their learning rate has."""
         return {"model": list(self.model.parameters())}
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for part in self._parts.values() for p in part)
 
     def update(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
         """Return the beliefs in the rows learned from and the terms of the losses [], after one step.

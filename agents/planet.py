@@ -1,11 +1,9 @@
 """PlaNet: planning in the latent space of a recurrent state-space model."""
 
-from dataclasses import asdict
 from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor, nn
 
 from mbrl_gym.agents.belief_agent import PlanningAgent
 from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig
@@ -13,13 +11,10 @@ from mbrl_gym.agents.planet_presets import PRESETS
 from mbrl_gym.agents.planner_policy import PlannerPolicy
 from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.agents.sequence_agent import SequenceAgent
-from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.models.rssm import RSSM, RSSMState
+from mbrl_gym.models.rssm import RSSM
 from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.planners import make_planner, planner_from_json, planner_name, planner_to_json
 from mbrl_gym.replay import SequenceReplay
-
-POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 
 
 class PlaNet(PlanningAgent, SequenceAgent):
@@ -58,7 +53,6 @@ class PlaNet(PlanningAgent, SequenceAgent):
     """
 
     kind = "planet"
-    trainer: ModelLearner  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -84,16 +78,11 @@ class PlaNet(PlanningAgent, SequenceAgent):
         device: Any = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        if policy not in POLICIES:
-            raise ValueError(f"policy must be one of {POLICIES}: PlaNet plans and trains no policy, got {policy!r}")
-        if policy_kwargs:
-            raise ValueError(f"policy_kwargs must be empty, as PlaNet trains no policy, got {policy_kwargs}")
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
         defaults = PRESETS[preset]()
         self.preset = preset
         self.planner_config = defaults.planner if planner is None else planner
-        self.optimizer_config = optimizer_config or defaults.optimizer
         noise = defaults.exploration_noise if exploration_noise is None else exploration_noise
         if not noise >= 0:
             raise ValueError(f"exploration_noise must be at least 0, got {noise}")
@@ -103,19 +92,16 @@ class PlaNet(PlanningAgent, SequenceAgent):
             policy,
             env,
             model_config=model_config or defaults.model,
-            trainer_config=None,
-            reward="learned",
-            termination="learned",
-            wrappers=(),
+            optimizer_config=optimizer_config or defaults.optimizer,
             train_ratio=defaults.train_ratio if train_ratio is None else train_ratio,
             batch_size=defaults.batch_size if batch_size is None else batch_size,
             batch_length=defaults.batch_length if batch_length is None else batch_length,
             stored_beliefs=False,
             learning_starts=defaults.learning_starts if learning_starts is None else learning_starts,
-            train_freq=log_freq,
+            log_freq=log_freq,
             buffer_size=buffer_size,
             replay=replay,
-            policy_kwargs=None,
+            policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -138,12 +124,6 @@ class PlaNet(PlanningAgent, SequenceAgent):
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
-    def _learn_from(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
-        return self.trainer.update(batch, start)
-
-    def _learns(self) -> list[nn.Module]:
-        return [self.model]
-
     def _train(self) -> None:
         self._log_plans()
         super()._train()
@@ -159,7 +139,6 @@ class PlaNet(PlanningAgent, SequenceAgent):
         return {
             "preset": self.preset,
             "planner": planner_to_json(self.planner_config),
-            "optimizer_config": asdict(self.optimizer_config),
             "exploration_noise": self.exploration_noise,
             **found,
         }

@@ -1,48 +1,69 @@
 """SequenceAgent: what agents share that learn a recurrent model from windows of real steps as these come in."""
 
 import time
-from abc import abstractmethod
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.logger import Image
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from mbrl_gym.agents.belief_agent import BeliefAgent
+from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig
 from mbrl_gym.agents.online_sampler import OnlineSampler
-from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.film import film_strip, open_loop_film
 from mbrl_gym.models.rssm import RSSM, RSSMState
+
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 
 
 class SequenceAgent(BeliefAgent):
     """Takes gradient steps on windows of the replay after every real step, at a fixed ratio of rows to real steps.
 
+    A subclass's ``_setup_model`` makes model, trainer and policy, and calls ``_setup_replay`` between.
+
     Args:
+        policy: one of `POLICIES`; networks follow from the observations.
+        env: the real environment.
+        optimizer_config: the optimiser's hyperparameters.
         train_ratio: rows learned from for each real step.
         batch_size: windows of a batch.
         batch_length: rows of a window that are learned from.
         stored_beliefs: whether windows begin with the belief that the replay holds, and new experience comes first.
-        arguments: of `mbrl_gym.agents.owner.ModelOwner`; with a ``replay`` that holds ``learning_starts`` rows,
+        log_freq: real steps between two entries of the log.
+        policy_kwargs: has to be empty.
+        named: of `mbrl_gym.agents.owner.ModelOwner`; with a ``replay`` that holds ``learning_starts`` transitions,
             learning and acting by the policy begin at once.
-        named: the same.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: an argument is out of its range.
     """
 
     model: RSSM
+    trainer: ModelLearner  # type: ignore[assignment]
 
     def __init__(
         self,
-        *arguments: Any,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        *,
+        optimizer_config: OptimizerConfig,
         train_ratio: float,
         batch_size: int,
         batch_length: int,
         stored_beliefs: bool,
+        log_freq: int,
+        policy_kwargs: dict[str, Any] | None,
         **named: Any,
     ) -> None:
+        if policy not in POLICIES:
+            raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+        if policy_kwargs:
+            raise ValueError(
+                f"policy_kwargs must be empty, got {policy_kwargs}; the configurations have the networks' sizes"
+            )
         for name, value, least in (
             ("train_ratio", train_ratio, 0),
             ("batch_size", batch_size, 1),
@@ -54,28 +75,25 @@ class SequenceAgent(BeliefAgent):
                 raise ValueError(f"{name} must be a whole number, got {value}")
         self.train_ratio, self.batch_size, self.batch_length = float(train_ratio), int(batch_size), int(batch_length)
         self.stored_beliefs = bool(stored_beliefs)
-        super().__init__(*arguments, model_class=RSSM, **named)
+        self.optimizer_config = optimizer_config
+        super().__init__(
+            policy,
+            env,
+            model_class=RSSM,
+            trainer_config=None,
+            reward="learned",
+            termination="learned",
+            wrappers=(),
+            train_freq=log_freq,
+            policy_kwargs=None,
+            **named,
+        )
         self._credit = 0.0  # updates that real steps have paid for
         self._terms: dict[str, Tensor] = {}  # sums since the last entry of the log
         self._counted = 0
         self._seconds = 0.0
         self._pace = (0, 0.0)  # updates and seconds of this process
         self._told = False
-
-    # ---- what a subclass supplies -----------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _learn_from(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
-        """Return the beliefs in the rows learned from, and the losses' terms [], after one gradient step.
-
-        Args:
-            batch: windows [B, T].
-            start: beliefs [B] of their first rows, which are then not learned from; None: windows begin with none.
-        """
-
-    @abstractmethod
-    def _learns(self) -> list[torch.nn.Module]:
-        """Return the networks that are trained."""
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -100,11 +118,8 @@ class SequenceAgent(BeliefAgent):
         length = self.batch_length + int(self.stored_beliefs)  # one row more, whose belief the others start from
         self.sampler = OnlineSampler(self.replay, self.batch_size, length, seed, online=self.stored_beliefs)
 
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Start the run's own randomness anew from ``seed``, that of the batches too."""
-        super().set_random_seed(seed)
-        if seed is not None:
-            self.sampler.rng = np.random.default_rng(self._draw_seed())
+    def _seed_training(self) -> None:
+        self.sampler.rng = np.random.default_rng(self._draw_seed())
 
     # ---- behaviour --------------------------------------------------------------------------------------------------
 
@@ -124,7 +139,7 @@ class SequenceAgent(BeliefAgent):
 
     def _after_step(self) -> None:
         """Take the updates that the last real steps have paid for."""
-        if len(self.replay) < self.learning_starts or not self.sampler.ready:
+        if self.replay.total_added < self.learning_starts or not self.sampler.ready:
             return
         self._credit += self.n_envs * self.train_ratio / self._rows_per_update
         count, started = int(self._credit), time.perf_counter()
@@ -142,7 +157,7 @@ class SequenceAgent(BeliefAgent):
         start = None
         if self.stored_beliefs:
             start = self.model.from_extras({name: column[:, 0] for name, column in batch.extras.items()})
-        states, terms = self._learn_from(batch, start)
+        states, terms = self.trainer.update(batch, start)
         if self.stored_beliefs:
             self._write_back(batch.index[:, 1:], states)
         for name, value in terms.items():
@@ -158,11 +173,11 @@ class SequenceAgent(BeliefAgent):
         self._told = True
         if not (self.verbose or self.progress.shown):
             return
-        parameters = sum(p.numel() for part in self._learns() for p in part.parameters() if p.requires_grad)
         each = self._rows_per_update / max(self.train_ratio, 1e-9)
         self.progress.say(
-            f"{type(self).__name__}: {parameters / 1e6:.2f} M parameters, train ratio {self.train_ratio:g} "
-            f"(an update every {each:.3g} real steps), {self._pace[0] / max(self._pace[1], 1e-9):.2f} updates a second"
+            f"{type(self).__name__}: {self.trainer.parameters / 1e6:.2f} M parameters, "
+            f"train ratio {self.train_ratio:g} (an update every {each:.3g} real steps), "
+            f"{self._pace[0] / max(self._pace[1], 1e-9):.2f} updates a second"
         )
 
     def _train(self) -> None:
@@ -170,6 +185,11 @@ class SequenceAgent(BeliefAgent):
         if not self._counted:
             return
         means = {name: float(value) / self._counted for name, value in self._terms.items()}
+        if not np.isfinite(list(means.values())).all():
+            raise FloatingPointError(
+                f"the losses became {means} within {self.trainer.updates} updates; lower learning_rate (now "
+                f"{self.optimizer_config.learning_rate}) or look for extreme values in the data"
+            )
         for name, value in means.items():
             self.logger.record(name, value)
         self.logger.record("time/updates", self.trainer.updates)
@@ -207,6 +227,7 @@ class SequenceAgent(BeliefAgent):
         return {
             **{name: getattr(self, name) for name in own},
             **{name: found[name] for name in inherited},
+            "optimizer_config": asdict(self.optimizer_config),
             "log_freq": self.train_freq,
         }
 

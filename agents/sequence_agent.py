@@ -149,6 +149,8 @@ class SequenceAgent(BeliefAgent):
         seconds = time.perf_counter() - started
         self._seconds += seconds
         self._pace = self._pace[0] + count, self._pace[1] + seconds
+        if count:
+            self.progress.show(imagined=self.imagined_timesteps)
         if self._pace[0] >= 10 and not self._told:
             self._tell()
 
@@ -194,7 +196,7 @@ class SequenceAgent(BeliefAgent):
             self.logger.record(name, value)
         self.logger.record("time/updates", self.trainer.updates)
         self.logger.record("time/updates_per_second", self._counted / max(self._seconds, 1e-9))
-        self.progress.show(model_loss=means["model/loss"], imagined=self.imagined_timesteps)
+        self.progress.show(model_loss=means["model/loss"])
         if self.tensorboard_log is not None:
             for key in self.model.encoder.senses.keys:
                 self._log_film(key)

@@ -376,6 +376,11 @@ def test_learning_begins_after_so_many_transitions():
     assert agent.trainer.updates > 0
 
 
+def test_the_bar_counts_imagined_steps_from_the_first_update_on(capsys):
+    agent = small().learn(60, progress_bar=True)
+    assert f"imagined={agent.imagined_timesteps}" in capsys.readouterr().err
+
+
 def test_the_log_has_losses_and_rates(tmp_path):
     agent = small(tensorboard_log=str(tmp_path)).learn(160)
     assert agent.logger.name_to_value == {}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from mbrl_gym.math import symexp, symlog
 from mbrl_gym.models.rssm_config import RSSMConfig
@@ -167,7 +168,7 @@ class ObservationDecoder(nn.Module):
         if vector is not None:
             total = total + (vector.float() - self.senses.vector(obs)).square().sum(-1).mean()
         if image is not None:
-            total = total + (image.float() - self.senses.image(obs)).square().sum((1, 2, 3)).mean()
+            total = total + mse_loss(image.float(), self.senses.image(obs), reduction="sum") / len(image)  # in one pass
         return total
 
     def decode(self, features: Tensor) -> Observation:

@@ -219,8 +219,12 @@ class ModelBasedAlgorithm(ModelOwner):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("time/imagined_timesteps", self.imagined_timesteps)
-        self.logger.record("time/trainings", self.trainings)
+        self._log_trainings()
         self.logger.dump(step=self.num_timesteps)
+
+    def _log_trainings(self) -> None:
+        """Log how often the agent has learned so far."""
+        self.logger.record("time/trainings", self.trainings)
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 

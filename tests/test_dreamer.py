@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from mbrl_gym import SequenceReplay, check_world_model
@@ -389,7 +390,16 @@ def test_the_log_has_losses_and_rates(tmp_path):
     agent._update()
     agent._train()
     logged = set(agent.logger.name_to_value)
-    assert {"model/observation", "behavior/actor_loss", "behavior/replay_critic_loss", "time/updates"} <= logged
+    assert {"model/observation", "behavior/actor_loss", "behavior/replay_critic_loss"} <= logged
+
+
+def test_the_log_counts_updates_and_no_entries_of_its_own(monkeypatch):
+    agent, rows = small(), []
+    agent.set_logger(Logger(None, []))
+    monkeypatch.setattr(agent.logger, "dump", lambda step: rows.append(dict(agent.logger.name_to_value)))
+    agent.learn(140)
+    assert rows[-1]["time/updates"] == agent.trainer.updates > agent.trainings
+    assert "time/trainings" not in rows[-1]
 
 
 def test_the_learned_model_is_a_world_model_and_an_environment():

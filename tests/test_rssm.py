@@ -52,6 +52,24 @@ def test_it_keeps_the_contract(config, observations, actions):
     check_world_model(rssm(config, observations, actions))
 
 
+@pytest.mark.parametrize("shape", [(64, 64, 3), (1, 16, 20), (16, 16, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+def test_images_that_are_not_uint8_are_refused(shape, dtype):
+    image = spaces.Box(0, 1, shape, dtype)
+    said = (
+        rf"must be uint8 \(0 to 255\) to be read as an image, got {np.dtype(dtype)} of shape .*{shape[0]}.*; turn the"
+    )
+    with pytest.raises(ValueError, match=f"observation_space {said}"):
+        rssm(V3, image)
+    with pytest.raises(ValueError, match=rf"observation_space\['camera'\] {said}"):
+        rssm(V3, spaces.Dict(camera=image, speed=BOX))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (16, 16, 5), (16, 20), (3, 20, 12)])
+def test_what_may_be_no_image_is_read_as_numbers(shape):
+    assert rssm(V3, spaces.Box(0, 1, shape, np.float32)).encoder.mlp is not None
+
+
 # Filtering
 
 

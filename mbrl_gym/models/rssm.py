@@ -52,7 +52,7 @@ class RSSM(WorldModel[RSSMState]):
 
     Args:
         observation_space: vectors (Box, Discrete, MultiDiscrete, MultiBinary), images (uint8 Box [H, W, C]), or a flat
-            Dict of these.
+            Dict of these. An image of another type is refused: it would be a very long vector.
         action_space: Box (bounded), Discrete, MultiDiscrete or MultiBinary.
         config: hyperparameters; None: the defaults.
 

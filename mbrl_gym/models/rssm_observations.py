@@ -14,6 +14,7 @@ from mbrl_gym.nets.images import PooledDecoder, PooledEncoder, StridedDecoder, S
 from mbrl_gym.nets.mlp import MLP
 from mbrl_gym.spaces import Observation, ObservationCodec, is_image
 
+CHANNELS, SMALLEST = (1, 3, 4), 16  # what is surely an image, whatever its type: its channels and its least side
 LARGEST = 1e6  # numbers beyond it are read as it, where they are not squashed: networks would make infinities of them
 
 
@@ -28,12 +29,14 @@ class Senses:
         shape: (H, W, C) of the images on top of each other, or None.
 
     Raises:
-        ValueError: images differ in size, or a space is neither.
+        ValueError: images differ in size or are not uint8, or a space is neither.
     """
 
     def __init__(self, space: spaces.Space[Any], config: RSSMConfig) -> None:
         self.space, self.config = space, config
         leaves = dict(sorted(space.spaces.items())) if isinstance(space, spaces.Dict) else {"": space}
+        for key, leaf in leaves.items():
+            _check_pixels(key, leaf)
         images = {key: leaf for key, leaf in leaves.items() if is_image(leaf)}
         vectors = OrderedDict((key, leaf) for key, leaf in leaves.items() if key not in images)
         self.keys = list(images)
@@ -86,6 +89,19 @@ class Senses:
         if isinstance(self.space, spaces.Dict):
             return {key: found[key] for key in self.space.spaces}
         return found[""]
+
+
+def _check_pixels(key: str, leaf: spaces.Space[Any]) -> None:
+    """Raise where a space has an image's shape and not its type: it would be read as one long vector."""
+    if not isinstance(leaf, spaces.Box) or is_image(leaf) or len(leaf.shape) != 3:
+        return
+    first, middle, last = leaf.shape
+    if (last in CHANNELS and min(first, middle) >= SMALLEST) or (first in CHANNELS and min(middle, last) >= SMALLEST):
+        where = f"observation_space[{key!r}]" if key else "observation_space"
+        raise ValueError(
+            f"{where} must be uint8 (0 to 255) to be read as an image, got {leaf.dtype} of shape {leaf.shape}; turn "
+            "the pixels into uint8, or flatten the space (gymnasium.wrappers.FlattenObservation) where it is no image"
+        )
 
 
 class ObservationEncoder(nn.Module):

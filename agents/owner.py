@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
+from mbrl_gym._ring import NoRoomError
 from mbrl_gym._rows import ExtraColumns
 from mbrl_gym.agents.collect import RealEnv, normalizes_observations
 from mbrl_gym.agents.imports import decode, encode
@@ -61,6 +62,7 @@ class ModelOwner(BaseAlgorithm):
 
     Raises:
         ValueError: a number is out of its range, or a space is not supported.
+        MemoryError: so many rows would not fit into the memory.
     """
 
     model: WorldModel[Any]
@@ -176,9 +178,7 @@ class ModelOwner(BaseAlgorithm):
 
     def _setup_replay(self) -> None:
         if self._given_replay is None:
-            self.replay = SequenceReplay(
-                self.observation_space, self.action_space, self.buffer_size, self.n_envs, extras=self._replay_extras()
-            )
+            self.replay = self._empty_replay()
             return
         given = self._given_replay
         if (given.observation_space, given.action_space) != (self.observation_space, self.action_space):
@@ -192,6 +192,19 @@ class ModelOwner(BaseAlgorithm):
         self.buffer_size = given.capacity
         if given.n_transitions >= self.learning_starts:
             self._next_training = 0
+
+    def _empty_replay(self) -> SequenceReplay:
+        extras = self._replay_extras()
+        try:
+            return SequenceReplay(
+                self.observation_space, self.action_space, self.buffer_size, self.n_envs, extras=extras
+            )
+        except NoRoomError as error:
+            own = "" if extras else ", or give replay=SequenceReplay(..., directory=...) to use the disk"
+            raise MemoryError(
+                f"buffer_size must be so many rows as fit into the memory, got {self.buffer_size}: {error.facts}; "
+                f"choose a smaller one{own}"
+            ) from error
 
     def _replay_extras(self) -> ExtraColumns | None:
         """Return the columns that the replay holds beside experience."""

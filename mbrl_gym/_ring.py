@@ -27,6 +27,18 @@ class Column:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+class NoRoomError(MemoryError):
+    """Columns that do not fit.
+
+    Attributes:
+        facts: what they need and what there is.
+    """
+
+    def __init__(self, where: str, facts: str, remedy: str) -> None:
+        super().__init__(f"capacity must fit into the {where}: {facts}; {remedy}")
+        self.facts = facts
+
+
 class Rings:
     """Named columns [n_envs, rows, ...] that are written in a circle, env by env.
 
@@ -191,16 +203,14 @@ def _allocate(layout: dict[str, Column], n_envs: int, rows: int, directory: Path
 
 
 def _check_room(need: dict[str, int], available: int | None, what: str, remedy: str) -> None:
-    """Raise MemoryError unless all columns together fit."""
+    """Raise NoRoomError unless all columns together fit."""
     total = sum(need.values())
     if available is None or total <= available:
         return
     largest = sorted(need.items(), key=lambda item: -item[1])[:3]
     columns = ", ".join(f"{name} {_gigabytes(size)}" for name, size in largest)
-    raise MemoryError(
-        f"capacity must fit into the {what}: {_gigabytes(total)} are needed (largest columns: {columns}), "
-        f"{_gigabytes(available)} are available; {remedy}"
-    )
+    facts = f"{_gigabytes(total)} are needed (largest columns: {columns}), {_gigabytes(available)} are available"
+    raise NoRoomError(what, facts, remedy)
 
 
 def _gigabytes(size: int) -> str:

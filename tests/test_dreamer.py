@@ -442,6 +442,15 @@ def test_the_published_numbers_are_whole():
         Dreamer("MlpPolicy", "CartPole-v1", version=version, preset="paper", device="cpu")
 
 
+def test_a_replay_that_does_not_fit_names_buffer_size(monkeypatch):
+    monkeypatch.setattr("mbrl_gym._ring.available_memory", lambda: 10**5)
+    said = r"buffer_size must be so many rows as fit into the memory, got 500000: .* GB are needed .*are available; "
+    with pytest.raises(MemoryError, match=said + "choose a smaller one$"):
+        small()
+    with pytest.raises(MemoryError, match=said + r"choose a smaller one, or give replay=SequenceReplay\(\.\.\., dir"):
+        small(stored_beliefs=False)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="policy must be one of"):
         Dreamer("CnnPolicy2", "CartPole-v1")

@@ -1,6 +1,7 @@
 """OnlineSampler: windows of a replay for sequence models, the newest experience once before anything is drawn."""
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class OnlineSampler:
         return bool((newest // self.replay.n_envs >= first).any())
 
     def sample(self, device: torch.device | str) -> SequenceBatch:
-        """Return [B, T].
+        """Return [B, T]; its ``index`` stays on the CPU, where rows are found: reading it back would be a wait.
 
         Raises:
             ValueError: the replay holds no window.
@@ -47,7 +48,9 @@ class OnlineSampler:
         if missing:
             drawn = self.replay.draw(missing, self.length, self.rng, cross_episodes=True)
             starts = [*starts, *drawn.tolist()]
-        return self.replay.gather(np.array(starts), self.length, device=device)
+        batch = self.replay.gather(np.array(starts), self.length, device=device)
+        index = np.array(starts)[:, None] + np.arange(self.length) * self.replay.n_envs
+        return replace(batch, index=torch.from_numpy(index))
 
     def _new(self) -> list[int]:
         """Return the first rows of at most B windows that nobody was trained on."""

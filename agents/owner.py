@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -197,7 +198,12 @@ class ModelOwner(BaseAlgorithm):
         extras = self._replay_extras()
         try:
             return SequenceReplay(
-                self.observation_space, self.action_space, self.buffer_size, self.n_envs, extras=extras
+                self.observation_space,
+                self.action_space,
+                self.buffer_size,
+                self.n_envs,
+                extras=extras,
+                extras_device=self._extras_device(),
             )
         except NoRoomError as error:
             own = "" if extras else ", or give replay=SequenceReplay(..., directory=...) to use the disk"
@@ -208,6 +214,10 @@ class ModelOwner(BaseAlgorithm):
 
     def _replay_extras(self) -> ExtraColumns | None:
         """Return the columns that the replay holds beside experience."""
+        return None
+
+    def _extras_device(self) -> torch.device | None:
+        """Return the device that these columns live on; None: where experience does."""
         return None
 
     def _read_spec(self) -> tuple[str | None, int | None]:

@@ -1,8 +1,9 @@
-"""The progress bar of a run: real steps, and beside them whatever the agent is doing right now."""
+"""The progress bar of a run: real steps, and beside them whatever the agent is doing right now. And a stopwatch."""
 
 import time
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 
@@ -48,3 +49,46 @@ class Progress:
         if now - self._drawn > 0.25:  # a model fits many epochs a second
             self._drawn = now
             self._bar.refresh()
+
+
+class Stopwatch:
+    """Seconds that a device spends between `start` and `stop`; nothing but reading them waits for it.
+
+    Args:
+        device: what works.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._spans: list[tuple[Any, Any]] = []
+        self._total = self._told = 0.0
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._begun = self._now()
+
+    def stop(self) -> None:
+        """Stop counting."""
+        self._spans.append((self._begun, self._now()))
+
+    def total(self) -> float:
+        """Return all seconds so far."""
+        for begun, ended in self._spans:
+            if self._on_cuda:
+                ended.synchronize()
+            self._total += begun.elapsed_time(ended) / 1e3 if self._on_cuda else ended - begun
+        self._spans.clear()
+        return self._total
+
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        before, self._told = self._told, self.total()
+        return self._told - before
+
+    def _now(self) -> Any:
+        """Return the time, or CUDA's event that will know it when the device comes to it."""
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event

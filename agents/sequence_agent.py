@@ -1,10 +1,11 @@
 """SequenceAgent: what agents share that learn a recurrent model from windows of real steps as these come in."""
 
-import time
+import math
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.logger import Image
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -13,6 +14,7 @@ from torch import Tensor
 from mbrl_gym.agents.belief_agent import BeliefAgent
 from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig
 from mbrl_gym.agents.online_sampler import OnlineSampler
+from mbrl_gym.agents.progress import Stopwatch
 from mbrl_gym.film import film_strip, open_loop_film
 from mbrl_gym.models.rssm import RSSM, RSSMState
 
@@ -91,8 +93,8 @@ class SequenceAgent(BeliefAgent):
         self._credit = 0.0  # updates that real steps have paid for
         self._terms: dict[str, Tensor] = {}  # sums since the last entry of the log
         self._counted = 0
-        self._seconds = 0.0
-        self._pace = (0, 0.0)  # updates and seconds of this process
+        self._watch = Stopwatch(self.device)
+        self._updates_here = 0  # of this process
         self._told = False
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
@@ -113,6 +115,14 @@ class SequenceAgent(BeliefAgent):
 
     def _replay_extras(self) -> Any:
         return self.model.extras() if self.stored_beliefs else None
+
+    def _extras_device(self) -> torch.device | None:
+        """Return the model's device where beliefs fit into half of what is free there: nothing then waits for it."""
+        if self.device.type != "cuda" or not self.stored_beliefs:
+            return None
+        columns = self.model.extras().values()
+        row = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in columns)
+        return self.device if self.buffer_size * row <= torch.cuda.mem_get_info(self.device)[0] / 2 else None
 
     def _setup_sampler(self, seed: int) -> None:
         length = self.batch_length + int(self.stored_beliefs)  # one row more, whose belief the others start from
@@ -142,16 +152,17 @@ class SequenceAgent(BeliefAgent):
         if self.replay.total_added < self.learning_starts or not self.sampler.ready:
             return
         self._credit += self.n_envs * self.train_ratio / self._rows_per_update
-        count, started = int(self._credit), time.perf_counter()
+        count = int(self._credit)
+        if not count:
+            return
+        self._watch.start()
         for _ in range(count):
             self._update()
+        self._watch.stop()
         self._credit -= count
-        seconds = time.perf_counter() - started
-        self._seconds += seconds
-        self._pace = self._pace[0] + count, self._pace[1] + seconds
-        if count:
-            self.progress.show(imagined=self.imagined_timesteps)
-        if self._pace[0] >= 10 and not self._told:
+        self._updates_here += count
+        self.progress.show(imagined=self.imagined_timesteps)
+        if self._updates_here >= 10 and not self._told:
             self._tell()
 
     def _update(self) -> None:
@@ -179,7 +190,7 @@ class SequenceAgent(BeliefAgent):
         self.progress.say(
             f"{type(self).__name__}: {self.trainer.parameters / 1e6:.2f} M parameters, "
             f"train ratio {self.train_ratio:g} (an update every {each:.3g} real steps), "
-            f"{self._pace[0] / max(self._pace[1], 1e-9):.2f} updates a second"
+            f"{self._updates_here / max(self._watch.total(), 1e-9):.2f} updates a second"
         )
 
     def _train(self) -> None:
@@ -194,12 +205,12 @@ class SequenceAgent(BeliefAgent):
             )
         for name, value in means.items():
             self.logger.record(name, value)
-        self.logger.record("time/updates_per_second", self._counted / max(self._seconds, 1e-9))
+        self.logger.record("time/updates_per_second", self._counted / max(self._watch.lap(), 1e-9))
         self.progress.show(model_loss=means["model/loss"])
         if self.tensorboard_log is not None:
             for key in self.model.encoder.senses.keys:
                 self._log_film(key)
-        self._terms, self._counted, self._seconds = {}, 0, 0.0
+        self._terms, self._counted = {}, 0
 
     def _log_trainings(self) -> None:
         """Log the updates so far: to these agents a training of the schedule is an entry of the log."""

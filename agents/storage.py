@@ -63,6 +63,7 @@ def load_agent(cls: type[Agent], path: str | Path, env: Any, device: Any, given:
             agent.buffer_size,
             agent.n_envs,
             extras=agent._replay_extras(),
+            extras_device=agent._extras_device(),
         )
     try:
         agent._load_state(unpack(config["state"], dict(checkpoint.tensors["agent"])))

@@ -115,31 +115,34 @@ class Rings:
 
     def read(self, name: str, env: int, begin: int, end: int) -> Array:
         """Return the rows ``begin`` to ``end`` of an env: a read-only view where they lie in one piece, else a copy."""
+        return self._read(self.columns[name][env], begin, end)
+
+    def _read(self, column: Array, begin: int, end: int) -> Array:
         first = begin % self.rows
-        column, wrapped = self.columns[name][env], first + end - begin - self.rows
+        wrapped = first + end - begin - self.rows
         piece = column[first : first + end - begin]
         if wrapped > 0:
             piece = np.concatenate([piece, column[:wrapped]])
         piece.flags.writeable = False
         return np.asarray(piece)
 
-    def chunks(self, names: Iterable[str], size: int) -> list[dict[str, Array]]:
-        """Return the columns ``names`` of all stored rows, each env cut at the multiples of ``size``."""
+    def chunks(self, columns: Mapping[str, Array], size: int) -> list[dict[str, Array]]:
+        """Return all stored rows of ``columns`` [n_envs, rows, ...], each env cut at the multiples of ``size``."""
         found: list[dict[str, Array]] = []
         for env, (oldest, end) in enumerate(zip(self.oldest.tolist(), self.cursor.tolist(), strict=True)):
             for first in range(oldest - oldest % size, end, size):
                 begin = max(first, oldest)
-                columns = {name: self.read(name, env, begin, min(first + size, end)) for name in names}
-                found.append({"env": np.array(env), "begin": np.array(begin), **columns})
+                cut = {name: self._read(column[env], begin, min(first + size, end)) for name, column in columns.items()}
+                found.append({"env": np.array(env), "begin": np.array(begin), **cut})
         return found
 
-    def restore(self, chunks: Iterable[Mapping[str, Array]], names: Iterable[str]) -> None:
-        """Write back what `chunks` returned for ``names``, after ``cursor`` was set.
+    def restore(self, chunks: Iterable[Mapping[str, Array]], into: Mapping[str, Array]) -> None:
+        """Write what `chunks` returned into the columns ``into`` [n_envs, rows, ...], after ``cursor`` was set.
 
         Raises:
             ValueError: the chunks have another layout, or are not all rows that ``cursor`` says are stored, once each.
         """
-        wanted = {name: (self.layout[name].shape, self.layout[name].dtype) for name in names}
+        wanted = {name: (column.shape[2:], column.dtype) for name, column in into.items()}
         rows: dict[tuple[int, int], int] = {}
         for chunk in chunks:
             columns = {name: array for name, array in chunk.items() if name not in ("env", "begin")}
@@ -155,7 +158,7 @@ class Rings:
                 raise ValueError(f"chunks must lie within the header's rows, got rows {begin} to {end} of env {env}")
             rows[env, begin] = end - begin
             for name, array in columns.items():
-                self.columns[name][env, np.arange(begin, end) % self.rows] = array
+                into[name][env, np.arange(begin, end) % self.rows] = array
         if sum(rows.values()) != len(self):
             raise ValueError(
                 f"chunks must hold each of the {len(self)} rows of {sorted(wanted)} once, got {sum(rows.values())}; "

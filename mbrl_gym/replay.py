@@ -4,7 +4,7 @@ One legend of shapes: N rows, B windows, T rows of a window, C rows of a context
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from mbrl_gym._device_columns import DeviceColumns, sent
 from mbrl_gym._hash import bootstrap_weight, row_hash
 from mbrl_gym._ring import Array, Rings
 from mbrl_gym._rows import ExtraColumns, RowFormat
@@ -41,6 +42,8 @@ class SequenceReplay:
         extras: shape and dtype of named extra columns, zero until `write_back` fills them (a model's latents, say).
         directory: keep the columns in memory-mapped files here instead of in RAM. They are scratch space that the next
             replay of the same layout replaces; `chunks` is what survives.
+        extras_device: keep the extras as tensors on this device, where neither `gather` nor `write_back` makes the host
+            wait for it; None: with the other columns.
 
     Attributes:
         total_added: the transitions ever added.
@@ -59,6 +62,7 @@ class SequenceReplay:
         *,
         extras: ExtraColumns | None = None,
         directory: str | Path | None = None,
+        extras_device: torch.device | str | None = None,
     ) -> None:
         _check_at_least("n_envs", n_envs, 1)
         if capacity <= n_envs:
@@ -71,8 +75,12 @@ class SequenceReplay:
         self.n_envs = n_envs
         self.total_added = 0
         self._format = RowFormat(observation_space, action_space, n_envs, extras)
-        layout = {**self._format.fixed, **self._format.extras}
-        self._rings = Rings(layout, n_envs, -(-capacity // n_envs), None if directory is None else Path(directory))
+        rows = -(-capacity // n_envs)
+        layout = {**self._format.fixed, **(self._format.extras if extras_device is None else {})}
+        self._rings = Rings(layout, n_envs, rows, None if directory is None else Path(directory))
+        self._on_device: DeviceColumns | None = None
+        if extras_device is not None:
+            self._on_device = DeviceColumns(self._format.extras, n_envs * rows, extras_device)
         self._every_env: int | Array = 0 if n_envs == 1 else np.arange(n_envs)
         self._window_cache: dict[tuple[int, bool], Array] = {}
 
@@ -89,8 +97,13 @@ class SequenceReplay:
         Raises:
             ValueError: ``obs`` does not fit the space, or is not finite. Nothing is written then.
         """
-        self._rings.append(self._every_env, self._format.opening(obs))
+        self._append(self._every_env, self._format.opening(obs))
         self._window_cache.clear()
+
+    def _append(self, env: int | Array, values: Mapping[str, Array]) -> None:
+        self._rings.append(env, values)
+        if self._on_device is not None:
+            self._on_device.clear(self._rings.positions(np.atleast_1d(self.newest_rows()[env])))
 
     def add(self, action: Any, obs: Any, reward: Any, terminated: Any, truncated: Any, final_obs: Any = None) -> None:
         """Add one step of every env, as a vector env with SAME_STEP autoreset reports it.
@@ -118,9 +131,9 @@ class SequenceReplay:
         arriving, ended = self._format.arriving(opening, reward, terminated, truncated, final_obs)
         # Everything is checked: from here on, everything is written.
         self._rings.amend(self._every_env, chosen)
-        self._rings.append(self._every_env, arriving)
+        self._append(self._every_env, arriving)
         if ended.size:
-            self._rings.append(0 if self.n_envs == 1 else ended, opening)
+            self._append(0 if self.n_envs == 1 else ended, opening)
         self.total_added += self.n_envs
         self._window_cache.clear()
 
@@ -138,14 +151,21 @@ class SequenceReplay:
             raise ValueError(
                 f"name must be one of the extras {known}, got {name!r}; declare it: SequenceReplay(extras=)"
             )
-        rows, new = _numpy(index), _numpy(values)
-        if new.shape != (*rows.shape, *column.shape):
+        rows, shape = _numpy(index), tuple(np.shape(values))
+        if shape != (*rows.shape, *column.shape):
             wanted = (*rows.shape, *column.shape)
-            raise ValueError(f"values must have the shape {wanted} (index, then {name!r}), got {new.shape}")
+            raise ValueError(f"values must have the shape {wanted} (index, then {name!r}), got {shape}")
         if rows.size and not (rows.dtype.kind in "iu" and self._rings.written(rows).all()):
             raise ValueError("index must name rows that were written, got others; use SequenceBatch.index")
         kept = self._rings.stored(rows)
-        self._rings.put(f"extras/{name}", self._rings.positions(rows[kept]), new[kept])
+        position = self._rings.positions(rows[kept])
+        if self._on_device is None:
+            self._rings.put(f"extras/{name}", position, _numpy(values)[kept])
+            return
+        device = self._on_device.device
+        flat = torch.as_tensor(values, device=device).detach().reshape(-1, *column.shape)
+        chosen = sent(torch.from_numpy(np.flatnonzero(kept)), device)
+        self._on_device.put(f"extras/{name}", position, flat.index_select(0, chosen))
 
     def __len__(self) -> int:
         return len(self._rings)
@@ -218,15 +238,17 @@ class SequenceReplay:
             )
         at = self._rings.positions(index)
         names = [name for name in self._rings.layout if name not in ("action", "has_action")]
-        columns = {name: torch.from_numpy(self._rings.take(name, at)).to(device) for name in names}
+        columns = {name: sent(torch.from_numpy(self._rings.take(name, at)), device) for name in names}
+        if self._on_device is not None:
+            columns.update((name, x.to(device)) for name, x in self._on_device.take(at).items())
         return SequenceBatch(
             obs=self._as_observation(columns),
-            action=self._encoded_actions(at).to(device),
+            action=sent(self._encoded_actions(at), device),
             reward=columns["reward"],
             terminated=columns["terminated"],
             truncated=columns["truncated"],
             is_first=columns["is_first"],
-            index=torch.from_numpy(index).to(device),
+            index=sent(torch.from_numpy(index), device),
             weight=torch.from_numpy(bootstrap_weight(bootstrap_seed, index, members)).to(device) if members else None,
             extras={name.removeprefix("extras/"): columns[name] for name in self._format.extras},
         )
@@ -338,10 +360,16 @@ class SequenceReplay:
         The arrays are read-only views of the replay wherever possible, as a copy might not fit into memory: write or
         copy them before more data is added.
         """
-        chunks = self._rings.chunks(self._format.fixed, CHUNK_ROWS)
+        chunks = self._rings.chunks(self._arrays(self._format.fixed), CHUNK_ROWS)
         if self._format.extras:
-            chunks += self._rings.chunks(self._format.extras, CHUNK_ROWS)
+            chunks += self._rings.chunks(self._extra_arrays(), CHUNK_ROWS)
         return [*chunks, self._header()]
+
+    def _arrays(self, names: Iterable[str]) -> dict[str, Array]:
+        return {name: self._rings.columns[name] for name in names}
+
+    def _extra_arrays(self) -> dict[str, Array]:
+        return self._arrays(self._format.extras) if self._on_device is None else self._on_device.arrays(self.n_envs)
 
     def _header(self) -> dict[str, Array]:
         return {
@@ -364,23 +392,35 @@ class SequenceReplay:
         *,
         extras: ExtraColumns | None = None,
         directory: str | Path | None = None,
+        extras_device: torch.device | str | None = None,
     ) -> "SequenceReplay":
         """Return the replay that `chunks` described, exactly: indices, ring positions and open episodes included.
 
         Raises:
             ValueError: the chunks are incomplete or belong to other spaces, extras, sizes or another version.
         """
-        replay = cls(observation_space, action_space, capacity, n_envs, extras=extras, directory=directory)
+        replay = cls(
+            observation_space,
+            action_space,
+            capacity,
+            n_envs,
+            extras=extras,
+            directory=directory,
+            extras_device=extras_device,
+        )
         if not chunks or "version" not in chunks[-1]:
             raise ValueError(
                 "chunks must end with the header that SequenceReplay.chunks() wrote, got none; save it again"
             )
         replay._restore_header(chunks[-1])
         late = [any(name.startswith("extras/") for name in chunk) for chunk in chunks[:-1]]
-        for names, of_extras in ((replay._format.fixed, False), (replay._format.extras, True)):
+        extra_arrays = replay._extra_arrays()
+        for into, of_extras in ((replay._arrays(replay._format.fixed), False), (extra_arrays, True)):
             mine = [chunk for chunk, is_late in zip(chunks, late, strict=False) if is_late == of_extras]
-            if names or mine:
-                replay._rings.restore(mine, names)
+            if into or mine:
+                replay._rings.restore(mine, into)
+        if replay._on_device is not None:
+            replay._on_device.load(extra_arrays)
         return replay
 
     def _restore_header(self, header: Mapping[str, Array]) -> None:

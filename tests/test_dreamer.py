@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from mbrl_gym import SequenceReplay, check_world_model
 from mbrl_gym.agents import BehaviorConfig, Dreamer, OptimizerConfig
 from mbrl_gym.agents.dreamer_presets import PRESETS
+from mbrl_gym.agents.progress import Stopwatch
 from mbrl_gym.models.rssm_config import RSSMConfig
 
 TINY = RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, units=16, layers=1)
@@ -186,6 +187,33 @@ def test_beliefs_are_written_back_to_the_rows_that_they_are_of():
     for b, t in alone:
         row = agent.replay.gather(learned[b, t : t + 1], 1)
         assert torch.equal(row.extras["deter"][0, 0], states.deter[b, t].half())
+
+
+def test_beliefs_on_the_device_are_those_beside_experience(tmp_path, monkeypatch):
+    host = small(buffer_size=60).learn(110)
+    monkeypatch.setattr(Dreamer, "_extras_device", lambda self: self.device)
+    device = small(buffer_size=60).learn(110)
+    assert same(weights(host), weights(device))
+    device.save(tmp_path / "agent")
+    device = Dreamer.load(tmp_path / "agent", env="CartPole-v1", device="cpu")
+    for agent in (host, device):
+        agent.learn(20, reset_num_timesteps=False)
+    assert same(weights(host), weights(device))
+
+
+def test_an_update_never_reads_the_device_to_write_beliefs_back(monkeypatch):
+    """Every way from a tensor to the host goes through one of these; the index of a batch is there already."""
+    monkeypatch.setattr(Dreamer, "_extras_device", lambda self: self.device)
+    agent = small(train_ratio=0.0).learn(60)
+    batch, states = agent.sampler.sample("cpu"), agent.model.initial(4 * 8).map(lambda x: x.unflatten(0, (4, 8)))
+
+    class Far(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, given=(), named=None):
+            assert function.__name__ not in {"cpu", "numpy", "item", "tolist", "__array__", "__bool__", "__len__"}
+            return super().__torch_function__(function, types, given, named or {})
+
+    agent._write_back(batch.index[:, 1:], states.map(lambda x: x.as_subclass(Far)))
 
 
 def test_the_critics_real_loss_reads_the_rows_that_were_learned_from():
@@ -473,3 +501,15 @@ def test_what_does_not_fit_is_refused():
 def test_bad_optimisers_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         OptimizerConfig(**change)
+
+
+def test_the_stopwatch_counts_what_lies_between(monkeypatch):
+    times = iter([1.0, 3.0, 10.0, 11.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    watch = Stopwatch(torch.device("cpu"))
+    laps = []
+    for _ in range(2):
+        watch.start()
+        watch.stop()
+        laps.append(watch.lap())
+    assert (laps, watch.total(), watch.lap()) == ([2.0, 1.5], 3.5, 0.0)

@@ -223,6 +223,7 @@ MAY_IMPORT = {
 # A helper belongs to the layer of what it helps.
 HELPERS = {
     "_best_weights": "fit",
+    "_device_columns": "replay",
     "_hash": "replay",
     "_ring": "replay",
     "_rows": "replay",

@@ -434,6 +434,30 @@ def test_write_back_reaches_stored_rows_and_ignores_overwritten_ones() -> None:
     assert not got.extras["latent"][~old].any()
 
 
+def test_extras_on_a_device_are_those_beside_the_rest() -> None:
+    """Rows that are gone, slots that are used again, chunks and what was read from them: all as without a device."""
+    extras = {"latent": ((2,), np.float16), "count": ((), np.int64)}
+    options: list[dict[str, Any]] = [{}, {"extras_device": "cpu"}]
+    host, device = (SequenceReplay(OBS, ACTION, 16, 2, extras=extras, **more) for more in options)
+    for replay in (host, device):
+        fill(replay, 5, end=0.2)
+        index = replay.gather(replay.windows(3), 3).index[::3]
+        replay.write_back("latent", index, torch.stack([index, -index], dim=-1).to(torch.bfloat16))
+        fill(replay, 4, end=0.2, seed=1)
+        replay.write_back("count", np.arange(20), torch.arange(20) + 100)
+        with pytest.raises(ValueError, match=r"values must have the shape \(1, 2\) .* got \(1, 3\)"):
+            replay.write_back("latent", [12], torch.zeros(1, 3))
+    assert host.gather([12], 1).extras["count"].item() == 112
+    assert_equal_replays(host, device)
+    for x, y in zip(host.chunks(), device.chunks(), strict=True):
+        assert x.keys() == y.keys()
+        assert all(np.array_equal(x[name], y[name]) for name in x)
+    again = SequenceReplay.from_chunks(device.chunks(), OBS, ACTION, 16, 2, extras=extras, extras_device="cpu")
+    for replay in (host, again):
+        fill(replay, 3, end=0.2, seed=2)
+    assert_equal_replays(host, again)
+
+
 # Chunks
 
 

@@ -30,8 +30,7 @@ class DreamerLearner(ModelLearner):
         actor, critic = list(self.behavior.actor.parameters()), list(self.behavior.critic.parameters())
         return {**super()._trained(), "actor": actor, "critic": critic}
 
-    def update(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
-        """Return the beliefs in the rows learned from and the terms of the losses [] (see `ModelLearner.update`)."""
+    def _learn(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
         loss = self.model.loss(batch, start)
         states, rows = learned_rows(loss, start)
         width = states.deter.shape[:2].numel()

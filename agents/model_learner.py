@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mbrl_gym.agents.graphed_update import GraphedUpdate
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.laprop import LaProp
 from mbrl_gym.model import ModelLoss
@@ -71,12 +72,15 @@ class ModelLearner:
         self.updates = 0
         self._parts = self._trained()
         self._rates = config.rates()
+        self._on_cuda = model.device.type == "cuda"
+        self._graphed = GraphedUpdate(self._learn, enabled=self._on_cuda)
         groups = [{"params": parameters, "lr": self._rates[part]} for part, parameters in self._parts.items()]
         self.optimizer: Optimizer
         if config.name == "laprop":
             self.optimizer = LaProp(groups, clip=config.clip, warmup=config.warmup)
         else:
-            self.optimizer = torch.optim.Adam(groups, eps=config.eps, fused=True)
+            self.optimizer = torch.optim.Adam(groups, eps=config.eps, fused=True, capturable=self._on_cuda)
+            self._moving_rates = [torch.zeros((), device=model.device) for _ in groups]  # read by captured updates
 
     def _trained(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by the name that their learning rate has."""
@@ -96,6 +100,21 @@ class ModelLearner:
             batch: windows [B, T].
             start: beliefs [B] of their first rows, which are then not learned from; None: windows begin with none.
         """
+        if self.config.name == "adam":
+            self._set_rates()
+        made = self._graphed(batch, start)
+        self.updates += 1
+        return made
+
+    def _set_rates(self) -> None:
+        """Set Adam's learning rates for the next update; LaProp has a ramp of its own."""
+        ramp = min(1.0, (self.updates + 1) / self.config.warmup) if self.config.warmup else 1.0
+        for i, (group, part) in enumerate(zip(self.optimizer.param_groups, self._parts, strict=True)):
+            rate = self._rates[part] * ramp
+            group["lr"] = self._moving_rates[i].fill_(rate) if self._on_cuda else rate
+
+    def _learn(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:
+        """Do an update but for what the host counts: everything here is on the device, and can be captured."""
         loss = self.model.loss(batch, start)
         self._step(loss.total)
         return learned_rows(loss, start)[0].detach(), model_terms(loss)
@@ -104,12 +123,9 @@ class ModelLearner:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if self.config.name == "adam":
-            ramp = min(1.0, (self.updates + 1) / self.config.warmup) if self.config.warmup else 1.0
-            for group, part in zip(self.optimizer.param_groups, self._parts, strict=True):
-                torch.nn.utils.clip_grad_norm_(self._parts[part], self.config.clip, foreach=True)
-                group["lr"] = self._rates[part] * ramp
+            for parameters in self._parts.values():
+                torch.nn.utils.clip_grad_norm_(parameters, self.config.clip, foreach=True)
         self.optimizer.step()
-        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return what resuming needs beside the weights: plain data and tensors, nested."""
@@ -118,6 +134,10 @@ class ModelLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.config.name == "adam":
+            for group in self.optimizer.param_groups:
+                group["capturable"] = self._on_cuda  # and not as where it was saved
+        self._graphed.reset()  # the optimiser's state has moved
         self.updates = state["updates"]
 
 

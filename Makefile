@@ -12,7 +12,7 @@ GPU    := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 BACKEND ?= $(if $(filter Darwin,$(OS)),default,$(if $(filter-out 0,$(GPU)),cuda,cpu))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-slow check format zoo clean
+.PHONY: setup demo test test-slow check format zoo bench-gpu clean
 
 setup: $(VENV)/.stamp
 
@@ -54,6 +54,11 @@ format: setup
 
 zoo: setup
 	$(RUN) -m mbrl_gym.zoo.build
+
+# Goes on where it was stopped: make bench-gpu ARGS="--minutes 8". See benchmarks/dreamer_gpu.py.
+bench-gpu: setup
+	$(PIP) install -q -c $(VENV)/torch.txt -c constraints.txt -e ".[$(EXTRAS),dmc]"
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(VENV)/bin/python benchmarks/dreamer_gpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mbrl_gym._ring import Array, Column
 
+LARGEST_PINNED = 2**26  # bytes: torch keeps pinned memory for good, and a whole data set is no batch
+
 
 class DeviceColumns:
     """Columns [rows, ...] as tensors, by the positions of `Rings`; zero until they are written.
@@ -53,7 +55,7 @@ class DeviceColumns:
 
 def sent(x: Tensor, device: torch.device | str) -> Tensor:
     """Return ``x`` of the host on ``device``. CUDA copies it when its turn comes: the host waits for nothing."""
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or x.numel() * x.element_size() > LARGEST_PINNED:
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)  # from pageable memory it would be waited for
 

@@ -169,7 +169,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 
 # Layers: what may import what
 
-BASE = {"tensors", "math", "laprop", "schedules", "packing", "fit_report"}
+BASE = {"tensors", "math", "laprop", "schedules", "packing", "frames", "fit_report"}
 CORE = BASE | {"spaces", "batch", "distributions", "nets", "model", "start_states", "replay", "checkpoint"}
 EVERYTHING = CORE | {
     "models",
@@ -192,6 +192,7 @@ MAY_IMPORT = {
     "math": set(),
     "laprop": set(),
     "schedules": set(),
+    "frames": set(),
     "packing": BASE,
     "fit_report": set(),
     "spaces": BASE,

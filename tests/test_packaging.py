@@ -236,7 +236,7 @@ ONLY_IN = {
     "matplotlib": ("report", "cli"),
     "tyro": ("cli",),
     "mujoco": (),
-    "ale_py": ("cli",),
+    "ale_py": ("cli", "wrappers.atari"),
 }
 
 

@@ -129,6 +129,13 @@ def test_a_row_that_terminates_and_one_that_is_out_of_time_in_the_same_step():
     assert info["final_info"]["episode"]["r"].tolist() == [step[4]["episode"]["r"], 0.0]
 
 
+def test_a_row_that_terminates_as_its_time_is_up():
+    fire = np.ones(200, int)
+    length = [step[2] for step in played(make_atari(BREAKOUT, TINY), fire)[0]].index(True) + 1
+    steps, _ = compare(BREAKOUT, replace(TINY, max_episode_steps=length), length, fire[:length])
+    assert steps[-1][2:4] == (True, True)
+
+
 def test_pixels_are_gymnasiums():
     env = gym.make(PONG, frameskip=1, repeat_action_probability=0.0)
     theirs = FrameStackObservation(AtariPreprocessing(env, noop_max=7), 4, padding_type="zero")
@@ -222,6 +229,15 @@ def test_clipped_rewards_leave_the_score():
         assert set(rewards) == {0.0, 1.0} if clip else max(rewards) >= 5.0
         assert score > 20.0
         assert (score == sum(rewards)) is not clip
+
+
+def test_a_reset_forgets_the_score_of_the_episode_that_is_left():
+    env, fire = vec("ALE/SpaceInvaders-v5", 1, max_episode_steps=200), [1]
+    env.reset()
+    assert sum(env.step(fire)[1][0] for _ in range(199)) > 0
+    env.reset()
+    steps = [env.step(fire) for _ in range(200)]
+    assert steps[-1][4]["final_info"]["episode"]["r"][0] == sum(step[1][0] for step in steps)
 
 
 def test_a_lost_life_ends_the_episode_and_the_next_is_a_new_game():

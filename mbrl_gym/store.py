@@ -25,6 +25,7 @@ MODELS = {
     "last_layer": "mbrl_gym.models.last_layer:LastLayer",
     "gaussian_process": "mbrl_gym.models.gaussian_process:GaussianProcess",
     "rssm": "mbrl_gym.models.rssm:RSSM",
+    "video": "mbrl_gym.models.video:VideoModel",
 }
 WRAPPERS = {
     "clamp_range": "mbrl_gym.wrappers.clamp:ClampRange",

@@ -1,0 +1,413 @@
+"""VideoModel: the next picture of a game as classes of colours, with the reward and, where asked for, the end.
+
+Shapes: B batch, T time, F frames, h x w cells of P pixels, K colours, A encoded action.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding
+
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.distributions import UnimixCategorical
+from mbrl_gym.model import ModelLoss, Prediction, WorldModel
+from mbrl_gym.models.palette import Palette
+from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.nets.precision import mixed_precision, rounded
+from mbrl_gym.nets.video import MEMORY, PixelLoss, TargetEncoder, VideoDecoder, VideoEncoder, head, pooled, summarise
+from mbrl_gym.spaces import Observation
+from mbrl_gym.tensors import TensorStruct
+
+SAMPLED = 512  # windows that palette and places are learned from
+
+
+@dataclass(frozen=True)
+class VideoState(TensorStruct):
+    """A belief: what was seen.
+
+    Attributes:
+        frames: [B, h, w, F * P] uint8, numbers of colours, in each cell the newest picture last.
+        still: [B, h, w] uint8, steps since each cell last changed, at most `MEMORY` - 1.
+    """
+
+    frames: Tensor
+    still: Tensor
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the networks say of one step.
+
+    Attributes:
+        logits: [K, B, h * w, P] of the pixels.
+        reward: [B, rewards] logits.
+        termination: [B] logits.
+        prior: of the code.
+        posterior: of the code, where the next picture was given.
+    """
+
+    logits: Tensor
+    reward: Tensor
+    termination: Tensor
+    prior: UnimixCategorical
+    posterior: UnimixCategorical | None
+
+
+class VideoModel(WorldModel[VideoState]):
+    """Predicts the next picture from the last few and the action: SimPLe's idea in a form that fits a CPU.
+
+    As in SimPLe: a U-shaped network, actions that multiply and add, a loss over classes that leaves pixels alone which
+    are right enough, a discrete latent that an inference network reads from the next picture in training and a prior
+    predicts afterwards, training on its own predictions, ends of rollouts that are not ends of episodes. Otherwise:
+
+    - Classes are the colours of a `Palette`, not 256 intensities, at the resolution at which the game draws: there
+      every object has its own colour on whole pixels, and no prediction lies between two of them.
+    - A prior by place, learned with everything else, knows the background from the first step.
+    - The latent is one choice among ``codes`` for the whole picture: what is drawn of it is drawn together. Choices by
+      part or by pixel would be made independently, which is how small objects get lost.
+    - How long each cell has stood still is part of the belief: games count (a serve comes so many steps after a
+      point), and four pictures do not.
+
+    Source: Kaiser et al. 2020 (SimPLe), sections 4 and 5; tensorflow/tensor2tensor at bafdc1b,
+    ``models/video/basic_deterministic.py``, ``basic_stochastic.py``.
+
+    Args:
+        observation_space: uint8 Box [H, W], [H, W, 1] or [H, W, 3]: one picture, no stack.
+        action_space: as every model's.
+        config: hyperparameters; None: the defaults.
+
+    Raises:
+        ValueError: a space is not supported, or the patch does not divide the picture.
+    """
+
+    config_class = VideoConfig
+    config: VideoConfig
+    rewards: Tensor  # [rewards], ascending; those not in use repeat the last
+    colours_read: Tensor  # [K, D]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        config: VideoConfig | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space, config or VideoConfig())
+        config = self.config
+        self.context = config.context
+        self.palette = Palette(observation_space, config.colours)
+        shape = observation_space.shape or ()
+        self.cells = shape[0] // config.patch[0], shape[1] // config.patch[1]
+        if any(size % part for size, part in zip(shape, config.patch, strict=False)):
+            raise ValueError(f"patch must divide the picture's {shape[0]} x {shape[1]} pixels, got {config.patch}")
+        self.pixels = config.patch[0] * config.patch[1]
+        read = _read(config.colours)
+        width, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
+        self.encoder = VideoEncoder(config.frames * width, self.action_codec.size, channels, size)
+        self.decoder = VideoDecoder(self.pixels, config.colours, self.cells, channels, size, config.blocks)
+        self.target = TargetEncoder(width, channels[0], self.cells)
+        summary = 2 * channels[-1] + size
+        self.prior = head(summary, config.codes)
+        self.posterior = head(summary + 128, config.codes)
+        self.code = nn.Linear(config.codes, size, bias=False)
+        self.reward_head = head(summary, config.rewards)
+        self.termination_head = head(summary, 1)
+        self.register_buffer("rewards", torch.zeros(config.rewards))
+        self.register_buffer("colours_read", read, persistent=False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    # ---- beliefs ----------------------------------------------------------------------------------------------------
+
+    def initial(self, batch_size: int) -> VideoState:
+        """Return [B] pictures of the commonest colour that have never changed."""
+        shape = (batch_size, *self.cells, self.config.frames * self.pixels)
+        frames = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        return VideoState(frames, torch.zeros_like(frames[..., 0]))
+
+    def observe(
+        self,
+        state: VideoState,
+        action: Tensor,
+        obs: Observation,
+        is_first: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> VideoState:
+        """Return the belief after one real step; an episode begins as if its first picture had been there before."""
+        assert isinstance(obs, Tensor)
+        return self._see(state, self.by_cell(self.palette.encode(obs)), is_first)
+
+    def predict(
+        self,
+        state: VideoState,
+        action: Tensor,
+        generator: torch.Generator | None = None,
+        sample: bool = True,
+        uncertainty: bool = True,
+    ) -> tuple[VideoState, Prediction]:
+        """Return the belief after one imagined step, and what comes with it (see `WorldModel.predict`).
+
+        Each pixel takes its likeliest colour; what is drawn are the latent and the reward. ``info`` has the entropy of
+        the latent's prior in nats, by which ambiguous steps are known.
+        """
+        with mixed_precision(self.device, self.cells[0] * self.cells[1] * len(action)):
+            step = self._step(state, action, None, generator, sample)
+        reward = self._reward_choice(step.reward, generator, sample)
+        probability = torch.sigmoid(step.termination) * self.config.learn_termination
+        picture, best = self._picture(step.logits)
+        total = best.sum((1, 2, 3)) + step.reward.sum(-1) + step.termination
+        diverged = (total - total) != 0
+        seen = self._goes_on(state, picture)
+        probability = probability.masked_fill(diverged, 0.0)
+        prediction = Prediction(
+            reward=reward.masked_fill(diverged, 0.0),
+            terminated=probability > 0.5,
+            truncated=diverged,
+            continuation=1.0 - probability,
+            uncertainty=torch.zeros_like(reward),
+            info={"diverged": diverged, "latent_entropy": step.prior.entropy().nan_to_num().detach()},
+        )
+        return seen.where(~diverged, state), prediction
+
+    def features(self, state: VideoState) -> Tensor:
+        """Return [B, F]: mean and maximum of the lowest level over its cells, as the networks see it without an action.
+
+        Policies that read pictures take `decode`; this is for probes and planners' critics.
+        """
+        nothing = torch.zeros(state.batch_size, self.action_codec.size, device=self.device)
+        levels, _ = self._levels(state, nothing)
+        return pooled(levels[-1]).float()
+
+    def decode(self, state: VideoState) -> Tensor:
+        """Return the newest picture [B, *obs]."""
+        return self.palette.decode(self.by_row(self._newest(state)))
+
+    def pictures(self, state: VideoState) -> Tensor:
+        """Return the last ``frames`` pictures [B, F, *obs], the newest last."""
+        frames = state.frames.view(-1, *self.cells, self.config.frames, self.pixels).movedim(-2, 1)
+        return self.palette.decode(self.by_row(frames))
+
+    # ---- pictures by cell -------------------------------------------------------------------------------------------
+
+    def by_cell(self, numbers: Tensor) -> Tensor:
+        """Return [..., h, w, P] of numbers of colours [..., H, W]."""
+        (height, width), (rows, columns) = self.cells, self.config.patch
+        lead = numbers.shape[:-2]
+        return numbers.view(*lead, height, rows, width, columns).transpose(-3, -2).reshape(*lead, height, width, -1)
+
+    def by_row(self, numbers: Tensor) -> Tensor:
+        """Return [..., H, W] of numbers of colours by cell [..., h, w, P]."""
+        (height, width), (rows, columns) = self.cells, self.config.patch
+        lead = numbers.shape[:-3]
+        parts = numbers.reshape(*lead, height, width, rows, columns).transpose(-3, -2)
+        return parts.reshape(*lead, height * rows, width * columns)
+
+    def _newest(self, state: VideoState) -> Tensor:
+        """Return the newest picture [B, h, w, P]."""
+        return state.frames[..., -self.pixels :]
+
+    def _goes_on(self, state: VideoState, picture: Tensor) -> VideoState:
+        """Return the belief after a picture [B, h, w, P] of the same episode."""
+        moved = (picture != self._newest(state)).any(-1)
+        still = (state.still + 1).clamp(max=MEMORY - 1).masked_fill(moved, 0)
+        return VideoState(torch.cat([state.frames[..., self.pixels :], picture], -1), still)
+
+    def _see(self, state: VideoState, picture: Tensor, is_first: Tensor) -> VideoState:
+        """Return the belief after a picture [B, h, w, P], which begins an episode where ``is_first`` [B]."""
+        begun = VideoState(picture.repeat(1, 1, 1, self.config.frames), torch.zeros_like(state.still))
+        return begun.where(is_first, self._goes_on(state, picture))
+
+    def _picture(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest picture [B, h, w, P] and its logits, for which argmax takes ten times as long."""
+        best, number = logits[0], torch.zeros_like(logits[0], dtype=torch.uint8)
+        for k in range(1, len(logits)):
+            number = torch.where(logits[k] > best, k, number)
+            best = torch.maximum(best, logits[k])
+        shape = (logits.shape[1], *self.cells, self.pixels)
+        return number.view(shape), best.view(shape)
+
+    # ---- the networks -----------------------------------------------------------------------------------------------
+
+    def _levels(self, state: VideoState, action: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return what the encoder says."""
+        found: tuple[list[Tensor], Tensor] = self.encoder(self._coloured(state.frames), state.still, action)
+        return found
+
+    def _coloured(self, numbers: Tensor) -> Tensor:
+        """Return [..., n * D] of numbers of colours [..., n]."""
+        return embedding(numbers.int(), rounded(self.colours_read)).flatten(-2)
+
+    def _step(
+        self,
+        state: VideoState,
+        action: Tensor,
+        target: Tensor | None,
+        generator: torch.Generator | None,
+        sample: bool = True,
+        from_prior: Tensor | None = None,
+    ) -> _Step:
+        """Return what the networks say of one step.
+
+        Args:
+            state: [B].
+            action: [B, A].
+            target: the next picture [B, h, w, P], where it is known.
+            generator: source of randomness.
+            sample: whether the code is drawn.
+            from_prior: [B] bool, rows whose code is drawn from the prior although the target is known.
+        """
+        levels, given = self._levels(state, action)
+        summary = summarise(levels[-1], given)
+        prior = posterior = self._codes_of(self.prior(summary))
+        if target is not None:
+            seen = self.target(self._coloured(target), levels[0])
+            posterior = self._codes_of(self.posterior(torch.cat([summary, seen], -1)))
+        noise = torch.empty_like(prior.probabilities).exponential_(generator=generator) if sample else None
+        code = posterior.mode if noise is None else posterior.sample_from(noise)
+        if from_prior is not None and noise is not None:
+            code = torch.where(from_prior[:, None], prior.sample_from(noise).detach(), code)
+        logits, ending = self.decoder(levels, given + self.code(code))
+        return _Step(
+            logits,
+            self.reward_head(ending).float(),
+            self.termination_head(ending)[:, 0].float(),
+            prior,
+            None if target is None else posterior,
+        )
+
+    @staticmethod
+    def _codes_of(logits: Tensor) -> UnimixCategorical:
+        return UnimixCategorical(logits.float(), 0.01)
+
+    def _reward_choice(self, logits: Tensor, generator: torch.Generator | None, sample: bool) -> Tensor:
+        """Return [B] rewards."""
+        chances = logits.nan_to_num().softmax(-1)
+        if not sample:
+            return chances @ self.rewards
+        return self.rewards[torch.multinomial(chances, 1, generator=generator)[:, 0]]
+
+    # ---- learning ---------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: SequenceBatch, start: VideoState | None = None) -> ModelLoss[VideoState]:
+        """Return the loss of windows [B, T]: of the predicted rows behind the first ``context``.
+
+        Of some windows the pictures that predictions rest on are the model's own, step after step; no gradient passes
+        through a picture. Rows in which an episode begins are shown, not predicted.
+
+        Args:
+            batch: windows of at least ``context`` + 1 rows.
+            start: beliefs [B] before the first row; then all rows are predicted.
+
+        Raises:
+            ValueError: windows are too short.
+        """
+        shown = self.context if start is None else 0
+        if batch.length <= shown:
+            raise ValueError(f"length must be at least context + 1 = {shown + 1} rows, got windows of {batch.length}")
+        assert isinstance(batch.obs, Tensor)
+        pictures = self.by_cell(self.palette.encode(batch.obs))
+        state = self._before(pictures[:, 0]) if start is None else start
+        for t in range(shown):
+            state = self._see(state, pictures[:, t], batch.is_first[:, t])
+        own = torch.rand(len(pictures), device=self.device) < self.config.self_fed
+        sums: dict[str, Tensor] = {}
+        for t in range(shown, batch.length):
+            state, terms = self._learn_step(state, batch, pictures[:, t], t, own)
+            for name, value in terms.items():
+                sums[name] = sums[name] + value if name in sums else value
+        count = batch.length - shown
+        means = {name: value / count for name, value in sums.items()}
+        total = means["pixels"] + means["latent"] + means["reward"]
+        if self.config.learn_termination:
+            total = total + means["termination"]
+        return ModelLoss(total, {name: value.detach() for name, value in means.items()})
+
+    def _before(self, pictures: Tensor) -> VideoState:
+        """Return beliefs before windows that begin with ``pictures`` [B, h, w, P].
+
+        How long cells have stood still then is not known, and beliefs in use come to all numbers: any will do.
+        """
+        still = torch.randint(MEMORY, (len(pictures), 1, 1), dtype=torch.uint8, device=self.device)
+        frames = pictures.repeat(1, 1, 1, self.config.frames)
+        return VideoState(frames, still.expand(-1, *self.cells).contiguous())
+
+    def _learn_step(
+        self, state: VideoState, batch: SequenceBatch, picture: Tensor, t: int, own: Tensor
+    ) -> tuple[VideoState, dict[str, Tensor]]:
+        """Return the belief to go on from, and the terms of the loss of row ``t``, means over windows."""
+        first, action = batch.is_first[:, t], batch.action[:, t - 1]
+        guessed = own & (torch.rand(len(own), device=own.device) < self.config.prior_share)
+        with mixed_precision(self.device, self.cells[0] * self.cells[1] * len(action)):
+            step = self._step(state, action, picture, None, from_prior=guessed)
+        assert step.posterior is not None
+        counted = (~first).float()
+        with torch.no_grad():
+            drawn = self._picture(step.logits)[0]
+            wrong = (drawn != picture).flatten(1).sum(1) * (counted * ~guessed)
+            goes_on = self._see(state, torch.where((own & ~first)[:, None, None, None], drawn, picture), first)
+        reward = (batch.reward[:, t, None] - self.rewards).abs().argmin(-1)
+        divergence = 0.8 * _fixed(step.posterior).kl(step.prior) + 0.2 * step.posterior.kl(_fixed(step.prior))
+        ends = batch.terminated[:, t].float()
+        ending = binary_cross_entropy_with_logits(step.termination, ends, reduction="none")
+        terms = {
+            "pixels": self._pixel_loss(step.logits, picture, counted * ~guessed),
+            "latent": (divergence.clamp(min=self.config.free_nats) * counted).mean(),
+            "reward": (cross_entropy(step.reward, reward, reduction="none") * counted).mean(),
+            "termination": (ending * counted).mean(),
+            "wrong_pixels": wrong.mean(),
+        }
+        return goes_on, terms
+
+    def _pixel_loss(self, logits: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
+        """Return [], summed over the picture, averaged over the batch with ``weight`` [B]."""
+        target = picture.flatten(1)
+        usual = self.decoder.place.argmax(0).flatten().to(torch.uint8)
+        scale = torch.where(target != usual, self.config.moving_weight, 1.0) * weight[:, None]
+        flat = logits.reshape(len(logits), -1)
+        found: Tensor = PixelLoss.apply(flat, target.reshape(-1), scale.reshape(-1), self.config.clip)  # type: ignore[no-untyped-call]
+        return found / len(picture)
+
+    @torch.no_grad()
+    def before_fit(self, data: SequenceBatch) -> None:
+        """Learn the palette, the rewards that there are, and what each place usually looks like; at the first fit only.
+
+        Args:
+            data: training windows [W, T].
+
+        Raises:
+            ValueError: there are more different rewards than ``rewards``.
+        """
+        if bool(self.palette.used > 0):
+            return
+        assert isinstance(data.obs, Tensor)
+        every = max(1, len(data.obs) // SAMPLED)
+        pictures = data.obs[::every].flatten(0, 1)
+        self.palette.learn(pictures)
+        self._learn_rewards(data.reward)
+        numbers = self.by_cell(self.palette.encode(pictures)).flatten(1)
+        counts = torch.stack([(numbers == k).float().mean(0) for k in range(self.config.colours)])
+        self.decoder.place.copy_(torch.log(counts + 1e-4).view_as(self.decoder.place))
+
+    def _learn_rewards(self, reward: Tensor) -> None:
+        found = torch.from_numpy(np.unique(reward.cpu().numpy()))
+        if len(found) > self.config.rewards:
+            raise ValueError(
+                f"rewards must be at most {self.config.rewards} different numbers, got {len(found)} "
+                f"({found[:8].tolist()}...); clip them to their sign, or raise VideoConfig(rewards=...)"
+            )
+        self.rewards.copy_(torch.cat([found, found[-1:].expand(self.config.rewards - len(found))]))
+
+
+def _read(colours: int) -> Tensor:
+    """Return [K, D]: what colours are read as: one-hots without the commonest, or the digits of many colours."""
+    number = torch.arange(colours)
+    if colours <= 9:
+        return (number[:, None] == number[1:]).float()
+    return (number[:, None] >> torch.arange((colours - 1).bit_length()) & 1).float()
+
+
+def _fixed(dist: UnimixCategorical) -> UnimixCategorical:
+    """Return the distribution without a gradient."""
+    return UnimixCategorical(dist._logits.detach(), dist._unimix)

@@ -1,0 +1,67 @@
+"""VideoConfig: the hyperparameters of `VideoModel`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Hyperparameters of `VideoModel`; the defaults are for a CPU.
+
+    Attributes:
+        colours: K, the most colours that pictures are made of (`mbrl_gym.models.palette.Palette`).
+        patch: height and width of the cells that pictures are read and drawn by; they must divide the picture.
+        channels: of the cells, and of each level below, where height and width are halved.
+        blocks: residual blocks at the lowest level behind the latent.
+        embedding: numbers that the action and the latent are given as to every block.
+        frames: pictures that the next one is predicted from.
+        context: real steps that a belief is formed from: how long parts of the picture have stood still is known no
+            further back (at least ``frames``).
+        codes: classes of the latent, one choice for the whole picture.
+        rewards: the most different rewards there may be.
+        learn_termination: whether the end of an episode is predicted; else dreams never end by themselves (SimPLe).
+        self_fed: share of the windows in training whose pictures are the model's own, step after step.
+        prior_share: share of the steps in these whose own picture is drawn with a latent from the prior.
+        clip: cross-entropy of a pixel, in nats, below which it is right enough and has no gradient.
+        moving_weight: of the pixels whose colour is not the commonest of their place.
+        free_nats: divergence of the latent that costs nothing.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    colours: int = 8
+    patch: tuple[int, int] = (5, 4)
+    channels: tuple[int, ...] = (40, 64, 96, 128)
+    blocks: int = 2
+    embedding: int = 128
+    frames: int = 4
+    context: int = 24
+    codes: int = 32
+    rewards: int = 3
+    learn_termination: bool = False
+    self_fed: float = 0.5
+    prior_share: float = 0.1
+    clip: float = 0.01
+    moving_weight: float = 4.0
+    free_nats: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "channels"):  # JSON brings lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.patch) != 2 or min(self.patch) < 1:
+            raise ValueError(f"patch must be a height and a width of at least 1, got {self.patch}")
+        if len(self.channels) < 2 or min(self.channels) < 1:
+            raise ValueError(f"channels must be those of at least two levels, got {self.channels}")
+        for name in ("blocks", "embedding", "frames", "codes", "rewards"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.context < self.frames:
+            raise ValueError(f"context must be at least the {self.frames} frames, got {self.context}")
+        for name in ("self_fed", "prior_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        for name in ("clip", "free_nats"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.moving_weight > 0:
+            raise ValueError(f"moving_weight must be positive, got {self.moving_weight}")

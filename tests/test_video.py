@@ -1,0 +1,365 @@
+"""VideoModel and its palette, on small games whose rules are known."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from mbrl_gym import ModelTrainer, TrainerConfig, check_world_model
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.models.palette import Palette
+from mbrl_gym.models.video import VideoModel, VideoState
+from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.nets.video import MEMORY, PixelLoss
+from mbrl_gym.start_states import StartStates
+from mbrl_gym.store import StoredModel, load_model, save_model
+
+SPACE, ACTIONS = spaces.Box(0, 255, (12, 12), np.uint8), spaces.Discrete(3)
+SMALL = VideoConfig(colours=3, patch=(3, 3), channels=(16, 24), blocks=1, embedding=24, codes=8, context=4)
+GROUND, WALL, BALL = 50, 120, 236
+
+
+def windows(obs: Tensor, action: Tensor, reward: Tensor | None = None, **columns: Tensor) -> SequenceBatch:
+    """Return windows [B, T] of pictures and actions [B, T] that begin anywhere but in an episode's first row."""
+    no = torch.zeros(obs.shape[:2], dtype=torch.bool)
+    reward = torch.zeros(obs.shape[:2]) if reward is None else reward
+    index = torch.arange(no.numel()).view(no.shape)
+    plain = SequenceBatch(obs, one_hot(action, 3).float(), reward, no, no, no, index)
+    return replace(plain, **columns)
+
+
+def court(column: Tensor) -> Tensor:
+    """Return pictures [..., 12, 12] with a ball of 2 x 2 pixels in the middle rows, at a column [...]; -1: none."""
+    pictures = torch.full((*column.shape, 12, 12), GROUND, dtype=torch.uint8)
+    pictures[..., 0, :] = WALL
+    at = torch.arange(12)
+    inside = ((at == column[..., None]) | (at == column[..., None] + 1)) & (column[..., None] >= 0)
+    pictures[..., 5:7, :] = torch.where(inside[..., None, :], BALL, pictures[..., 5:7, :])
+    return pictures
+
+
+def pushed(count: int, length: int, seed: int = 0) -> SequenceBatch:
+    """Return windows of a ball that actions 0, 1, 2 push one pixel left, nowhere, right; it pays 1 at the right."""
+    generator = torch.Generator().manual_seed(seed)
+    action = torch.randint(0, 3, (count, length), generator=generator)
+    columns = [torch.randint(0, 11, (count,), generator=generator)]
+    for t in range(length - 1):
+        columns.append((columns[-1] + action[:, t] - 1).clamp(0, 10))
+    column = torch.stack(columns, 1)
+    return windows(court(column), action, (column == 10).float())
+
+
+def trained(data: SequenceBatch, updates: int, config: VideoConfig = SMALL, batch: int = 16) -> VideoModel:
+    """Return a model of all windows."""
+    torch.manual_seed(0)
+    model = VideoModel(SPACE, ACTIONS, config)
+    model.before_fit(data)
+    trainer = ModelTrainer(model, TrainerConfig(learning_rate=3e-3))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(updates):
+        trainer.update(data[torch.randint(0, len(data.reward), (batch,), generator=generator)])
+    return model
+
+
+def belief(model: VideoModel, data: SequenceBatch, rows: int) -> VideoState:
+    """Return beliefs after the first rows."""
+    assert isinstance(data.obs, Tensor)
+    return model.believe(data.obs[:, :rows], data.action[:, :rows])
+
+
+@pytest.fixture(scope="module")
+def player() -> VideoModel:
+    """A model of the pushed ball."""
+    return trained(pushed(400, 7), 350)
+
+
+# ---- the palette ----------------------------------------------------------------------------------------------------
+
+
+def test_few_colours_are_kept_exactly_the_commonest_first() -> None:
+    palette = Palette(SPACE, 8)
+    pictures = court(torch.tensor([3, 7, -1]))
+    palette.learn(pictures)
+    assert palette.used == 3
+    assert palette.colours[:3, 0].tolist() == [GROUND, WALL, BALL]
+    assert torch.equal(palette.decode(palette.encode(pictures)), pictures)
+    assert palette.encode(torch.full((12, 12), GROUND + 3, dtype=torch.uint8)).eq(0).all()  # the nearest one
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_many_colours_become_the_ones_that_are_near_all(channels: int) -> None:
+    space = spaces.Box(0, 255, (12, 12, channels), np.uint8)
+    base = torch.tensor([[20, 200, 90], [220, 30, 160], [120, 120, 10]], dtype=torch.uint8)[:, :channels]
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(0, 3, (50, 12, 12), generator=generator)
+    noise = torch.randint(0, 5, (50, 12, 12, channels), generator=generator).to(torch.uint8)
+    palette = Palette(space, 3)
+    palette.learn(base[which] + noise)
+    found = palette.colours.int() - 2
+    assert all((found - colour.int()).abs().amax(-1).min() <= 2 for colour in base)
+    again = palette.decode(palette.encode(base[which] + noise)).int()
+    assert (again - base[which].int()).abs().max() <= 12  # three channels are looked up by five bits
+
+
+@pytest.mark.parametrize("shape", [(12,), (12, 12, 4), (2, 12, 12)])
+def test_what_is_no_single_picture_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"observation_space must be a uint8 Box of the shape \[H, W\]"):
+        Palette(spaces.Box(0, 255, shape, np.uint8), 4)
+    with pytest.raises(ValueError, match="observation_space must be a uint8 Box"):
+        Palette(spaces.Box(0, 1, (12, 12), np.float32), 4)
+
+
+@pytest.mark.parametrize("size", [1, 257])
+def test_a_palette_has_2_to_256_colours(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size must be between 2 and 256 colours, got {size}"):
+        Palette(SPACE, size)
+
+
+# ---- beliefs --------------------------------------------------------------------------------------------------------
+
+
+def test_cells_and_rows_are_the_same_pictures() -> None:
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, patch=(3, 4)))
+    numbers = torch.randint(0, 3, (2, 5, 12, 12), dtype=torch.uint8)
+    cells = model.by_cell(numbers)
+    assert cells.shape == (2, 5, 4, 3, 12)
+    assert torch.equal(cells[0, 0, 1, 2].view(3, 4), numbers[0, 0, 3:6, 8:12])
+    assert torch.equal(model.by_row(cells), numbers)
+
+
+def test_a_belief_is_the_last_pictures_and_an_episode_begins_with_its_first() -> None:
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    column = torch.tensor([[0, 1, 2, 3, 4, 5]])
+    model.palette.learn(court(column))
+    state = belief(model, windows(court(column), torch.zeros(1, 6, dtype=torch.long)), 6)
+    assert torch.equal(model.pictures(state), court(column[:, 2:]))
+    assert torch.equal(model.decode(state), court(column[:, -1]))
+    first = model.observe(state, torch.zeros(1, 3), court(torch.tensor([9])), torch.tensor([True]))
+    assert torch.equal(model.pictures(first), court(torch.tensor([[9, 9, 9, 9]])))
+    assert not first.still.any()
+
+
+def test_a_belief_counts_how_long_cells_have_stood_still() -> None:
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    column = torch.tensor([[0, 0, 0, 8, 8]])
+    model.palette.learn(court(column))
+    state = belief(model, windows(court(column), torch.zeros(1, 5, dtype=torch.long)), 5)
+    assert state.still[0, 0].tolist() == [4, 4, 4, 4]  # nothing ever moved there
+    assert state.still[0, 1].tolist() == [1, 4, 1, 1]  # the ball left the first and came to the last two, a step ago
+    for _ in range(MEMORY):
+        state = model.observe(state, torch.zeros(1, 3), court(column[:, -1]), torch.tensor([False]))
+    assert state.still.unique().tolist() == [MEMORY - 1]
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------------
+
+
+def test_the_pixel_loss_is_the_clipped_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(4, 50, generator=generator)).requires_grad_()
+    target = torch.randint(0, 4, (50,), generator=generator)
+    weight, clip = torch.rand(50, generator=generator), 0.5
+    loss = PixelLoss.apply(logits, target.to(torch.uint8), weight, clip)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    error = torch.nn.functional.cross_entropy(logits.T, target, reduction="none")
+    plain = (weight * error * (error > clip)).sum()
+    assert 5 < (error > clip).sum() < 45
+    assert torch.allclose(loss, plain)
+    assert torch.allclose(gradient, torch.autograd.grad(plain, logits)[0], atol=1e-6)
+
+
+def test_pixels_that_moved_weigh_more() -> None:
+    data = pushed(8, 6)
+    losses = []
+    for weight in (1.0, 5.0):
+        model = VideoModel(SPACE, ACTIONS, replace(SMALL, moving_weight=weight, self_fed=0.0))
+        model.before_fit(data)
+        torch.manual_seed(0)
+        losses.append(model.loss(data).terms["pixels"])
+    assert losses[1] > 2 * losses[0]
+
+
+def test_the_background_is_known_before_anything_is_learned() -> None:
+    data = pushed(100, 6)
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    model.before_fit(data)
+    after, _ = model.predict(belief(model, data, 5), data.action[:, 4], sample=False)
+    assert torch.equal(model.decode(after), court(torch.full((100,), -1)))
+
+
+def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
+    data = pushed(16, 6)
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0))
+    model.before_fit(data)
+    is_first = torch.zeros(16, 6, dtype=torch.bool)
+    is_first[:, 4:] = True
+    terms = model.loss(replace(data, is_first=is_first)).terms
+    assert all(not terms[name] for name in ("pixels", "latent", "reward", "termination", "wrong_pixels"))
+
+
+@pytest.mark.parametrize(("self_fed", "own"), [(0.0, False), (1.0, True)])
+def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, own: bool) -> None:
+    data = pushed(4, 7)
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed))
+    model.before_fit(data)  # untrained: its own picture is the empty court
+    seen: list[VideoState] = []
+    step = model._step
+    model._step = lambda state, *rest, **more: (seen.append(state), step(state, *rest, **more))[1]  # type: ignore
+    model.loss(data)
+    shown = torch.stack([model.decode(state) for state in seen[1:]], 1)
+    assert torch.equal(shown, court(torch.full((4, 2), -1)) if own else data.obs[:, 4:6])  # type: ignore[index]
+
+
+def test_windows_must_be_longer_than_what_is_shown() -> None:
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    with pytest.raises(ValueError, match="length must be at least context \\+ 1 = 5 rows, got windows of 4"):
+        model.loss(pushed(2, 4))
+
+
+def test_more_rewards_than_there_is_room_for_are_refused() -> None:
+    data = pushed(8, 6)
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    with pytest.raises(ValueError, match="rewards must be at most 3 different numbers, got 48"):
+        model.before_fit(replace(data, reward=torch.rand(8, 6)))
+
+
+# ---- what is learned ------------------------------------------------------------------------------------------------
+
+
+def test_dreams_follow_the_actions_and_pay(player: VideoModel) -> None:
+    """For 12 steps, four times as long as it was trained on its own pictures."""
+    data = pushed(40, 17, seed=5)
+    state, generator = belief(player, data, 5), torch.Generator().manual_seed(0)
+    right = paid = 0.0
+    with torch.no_grad():
+        for t in range(5, 17):
+            state, step = player.predict(state, data.action[:, t - 1], generator)
+            right += float((player.decode(state) == data.obs[:, t]).all(-1).all(-1).float().mean())  # type: ignore
+            paid += float((step.reward == data.reward[:, t]).float().mean())
+            assert not (step.terminated | step.truncated).any()
+    assert right / 12 > 0.9
+    assert paid / 12 > 0.9
+
+
+def test_past_actions_are_in_the_pictures_and_the_next_one_decides(player: VideoModel) -> None:
+    data = pushed(30, 6, seed=7)
+    middle = court(torch.full((30, 5), 4))
+    state = player.believe(middle, data.action[:, :5])
+    for action, column in ((0, 3), (1, 4), (2, 5)):
+        after, _ = player.predict(state, one_hot(torch.full((30,), action), 3).float(), sample=False)
+        assert torch.equal(player.decode(after), court(torch.full((30,), column)))
+
+
+def coin(count: int, seed: int = 0) -> SequenceBatch:
+    """Return windows in which the ball, from the middle, jumps to the left or the right border by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    side = torch.where(torch.rand(count, generator=generator) < 0.5, 1, 9)
+    column = torch.full((count, 5), 5)
+    column[:, 4] = side
+    return windows(court(column), torch.ones(count, 5, dtype=torch.long))
+
+
+def test_what_is_open_is_decided_for_the_whole_picture() -> None:
+    """Either ball, never both, none or a half: choices by pixel would make these."""
+    model = trained(coin(200), 300, replace(SMALL, self_fed=0.0))
+    state = belief(model, coin(200, seed=3), 4)
+    with torch.no_grad():
+        after, step = model.predict(state, one_hot(torch.ones(200, dtype=torch.long), 3).float(), None)
+    drawn = model.decode(after)
+    left, right = ((drawn == court(torch.full((200,), c))).all(-1).all(-1) for c in (1, 9))
+    assert (left | right).float().mean() > 0.97
+    assert 0.35 < left.float().mean() < 0.65
+    assert 0.4 < step.info["latent_entropy"].mean() < 1.2  # log 2, and what unimix adds
+
+
+def serves(count: int, length: int, wait: int, seed: int = 0) -> SequenceBatch:
+    """Return windows in which a ball is there for two steps, gone for ``wait``, and so on."""
+    generator = torch.Generator().manual_seed(seed)
+    phase = torch.randint(0, wait + 2, (count, 1), generator=generator)
+    there = (phase + torch.arange(length)) % (wait + 2) < 2
+    return windows(court(torch.where(there, 4, -1)), torch.ones(count, length, dtype=torch.long))
+
+
+def test_a_dream_counts_beyond_its_pictures() -> None:
+    """A ball that comes back 10 steps after it left, of which the four pictures show 4."""
+    config = replace(SMALL, context=14, frames=4, self_fed=0.0)
+    model = trained(serves(300, 18, 10), 180, config, batch=8)
+    data = serves(50, 40, 10, seed=4)
+    state, generator = belief(model, data, 14), torch.Generator().manual_seed(0)
+    right = 0.0
+    with torch.no_grad():
+        for t in range(14, 40):
+            state, _ = model.predict(state, data.action[:, t - 1], generator)
+            right += float((model.decode(state) == data.obs[:, t]).all(-1).all(-1).float().mean())  # type: ignore
+    assert right / 26 > 0.9
+
+
+def test_the_end_is_learned_where_asked_for_and_else_never_comes() -> None:
+    data = pushed(400, 6)
+    ends = data.reward.bool()
+    found = {}
+    for learn in (False, True):
+        model = trained(replace(data, terminated=ends), 150, replace(SMALL, learn_termination=learn, self_fed=0.0))
+        new = pushed(200, 6, seed=9)
+        _, step = model.predict(belief(model, new, 5), new.action[:, 4], sample=False)
+        found[learn] = (step.terminated == new.reward[:, 5].bool()).float().mean()
+        assert learn or (not step.terminated.any() and (step.continuation == 1).all())
+    assert found[True] > 0.97
+
+
+# ---- as a model among others ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colours", [3, 12])
+def test_it_satisfies_the_contract(colours: int) -> None:
+    check_world_model(VideoModel(SPACE, ACTIONS, replace(SMALL, colours=colours, learn_termination=True)))
+
+
+def test_the_same_seed_gives_the_same_dream(player: VideoModel) -> None:
+    data = pushed(6, 6, seed=2)
+
+    def dream(seed: int) -> list[Tensor]:
+        state, generator, found = belief(player, data, 5), torch.Generator().manual_seed(seed), []
+        for _ in range(5):
+            state, step = player.predict(state, data.action[:, 4], generator)
+            found += [*state.tensors(), step.reward]
+        return found
+
+    assert all(torch.equal(a, b) for a, b in zip(dream(1), dream(1), strict=True))
+
+
+def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
+    data = pushed(4, 6)
+    assert isinstance(data.obs, Tensor)
+    save_model(tmp_path / "m", StoredModel(player, StartStates(data.obs[:, :4], data.action[:, :4]), None, 100))
+    again: Any = load_model(tmp_path / "m").model
+    assert torch.equal(again.palette.colours, player.palette.colours)
+    assert torch.equal(again.palette.table, player.palette.table)
+    state = belief(player, data, 5)
+    one, other = (m.predict(state, data.action[:, 4], sample=False) for m in (player, again))
+    assert torch.equal(one[0].frames, other[0].frames)
+    assert torch.equal(one[1].reward, other[1].reward)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch": (5, 3)}, r"patch must divide the picture's 12 x 12 pixels, got \(5, 3\)"),
+        ({"patch": (0, 3)}, "patch must be a height and a width of at least 1"),
+        ({"channels": (8,)}, "channels must be those of at least two levels"),
+        ({"codes": 0}, "codes must be at least 1, got 0"),
+        ({"context": 3}, "context must be at least the 4 frames, got 3"),
+        ({"self_fed": 1.5}, "self_fed must be between 0 and 1, got 1.5"),
+        ({"clip": -0.1}, "clip must be at least 0, got -0.1"),
+        ({"moving_weight": 0.0}, "moving_weight must be positive, got 0.0"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VideoModel(SPACE, ACTIONS, replace(SMALL, **change))

@@ -49,6 +49,7 @@ class StoredModel:
         real_id: the id of the real environment, or None.
         horizon: the real environment's time limit.
         card: facts about the data and the fidelity, JSON.
+        view: how environments show pictures, the arguments of `mbrl_gym.envs.view.FrameStack`; None: as predicted.
     """
 
     model: WorldModel[Any]
@@ -56,6 +57,7 @@ class StoredModel:
     real_id: str | None
     horizon: int
     card: dict[str, Any] = field(default_factory=dict)
+    view: dict[str, int] | None = None
 
 
 def model_to_json(model: WorldModel[Any]) -> dict[str, Any]:
@@ -124,6 +126,7 @@ def save_model(path: str | os.PathLike[str], stored: StoredModel) -> Path:
         "real_id": stored.real_id,
         "horizon": stored.horizon,
         "card": stored.card,
+        **({} if stored.view is None else {"view": stored.view}),
     }
     tensors = {"model": dict(stored.model.state_dict())}
     return save_checkpoint(path, Checkpoint("model", config, tensors, {"starts": stored.starts.to_arrays()}))
@@ -149,7 +152,7 @@ def load_model(
         model = model_from_json(config["model"], model_class)
         model.load_state_dict(dict(checkpoint.tensors["model"]))
         starts = StartStates.from_arrays(checkpoint.arrays["starts"]).to(target)
-        stored = StoredModel(model, starts, config["real_id"], config["horizon"], config["card"])
+        stored = StoredModel(model, starts, config["real_id"], config["horizon"], config["card"], config.get("view"))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -152,9 +152,21 @@ def test_pictures_are_of_the_new_episode_after_a_reset():
     assert np.array_equal(env.render(), first)
 
 
+@pytest.mark.parametrize("shape", [(20, 14), (20, 14, 1), (20, 14, 3)])
+def test_a_picture_is_shown_as_it_is(shape):
+    renderer = make_renderer(None, spaces.Box(0, 255, shape, np.uint8))
+    with pytest.raises(RuntimeError, match=r"render\(\) needs a reset\(\) first"):
+        renderer.draw()
+    first, second = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(np.uint8)
+    renderer.begin(first)
+    assert np.array_equal(renderer.draw(), np.broadcast_to(first.reshape(20, 14, -1), (20, 14, 3)))
+    renderer.follow(second, 0, 0.0)
+    assert np.array_equal(renderer.draw()[..., 2], second.reshape(20, 14, -1)[..., -1])
+
+
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="needs a vector observation, got the image"):
-        make_renderer(None, spaces.Box(0, 255, (64, 64, 3), np.uint8))
+        make_renderer(None, spaces.Box(0, 255, (4, 84, 84), np.uint8))
     with pytest.raises(ValueError, match="needs a vector observation, got Box"):
         make_renderer(None, spaces.Box(0, 1, (0,)))
     for renderer in (StripChart(BOX), make_renderer("CartPole-v1", BOX)):

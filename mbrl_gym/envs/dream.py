@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from mbrl_gym.envs.view import Decoded, View
 from mbrl_gym.model import Prediction, WorldModel
 from mbrl_gym.spaces import Observation
 from mbrl_gym.start_states import StartStates
@@ -24,15 +25,21 @@ class Dream:
         starts: contexts [N, C, ...] that episodes begin from.
         num_envs: B.
         horizon: imagined steps until an episode is truncated.
+        view: what is shown of beliefs; None: what the model decodes.
 
     Raises:
-        ValueError: ``starts`` is empty or its contexts are too short for the model, or a number is below 1.
+        ValueError: ``starts`` is empty or its contexts are too short for the model, a number is below 1, or the view
+            does not fit the model.
     """
 
-    def __init__(self, model: WorldModel[Any], starts: StartStates, num_envs: int, horizon: int) -> None:
+    def __init__(
+        self, model: WorldModel[Any], starts: StartStates, num_envs: int, horizon: int, view: View | None = None
+    ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         self.model = model
+        self._view: View = view or Decoded()
+        self.observation_space = self._view.space(model)
         self.set_starts(starts)
         self.num_envs = num_envs
         self.horizon = horizon
@@ -72,14 +79,14 @@ class Dream:
         """Restart all rows, from ``starts`` [B, C, ...] or from drawn ones; return their observations [B, *obs]."""
         self.state = self._begin(self.num_envs, starts)
         self.steps = torch.zeros_like(self.steps)
-        return self.model.decode(self.state)
+        return self.show()
 
     @torch.inference_mode()
     def reset_rows(self, index: Tensor, starts: StartStates | None = None) -> Observation:
         """Restart the rows ``index`` [K], from ``starts`` [K, C, ...] or drawn ones; return all rows [B, *obs]."""
         self.state = self.state.set(index, self._begin(len(index), starts))
         self.steps = self.steps.index_fill(0, index, 0)
-        return self.model.decode(self.state)
+        return self.show()
 
     @torch.inference_mode()
     def step(self, action: Tensor) -> tuple[Observation, Prediction]:
@@ -90,16 +97,20 @@ class Dream:
         """
         before = self.state
         state, prediction = self.model.predict(before, action, self.generator)
-        obs = self.model.decode(state)
+        obs = self._view(self.model, state)
         if not _sound(state, obs, prediction):
             bad = _broken_rows(state, obs, prediction)
             state = before.where(bad, state)
-            obs = self.model.decode(state)
+            obs = self._view(self.model, state)
             prediction = _without(prediction, bad)
         self.state = state
         self.steps = self.steps + 1
         truncated = prediction.truncated | (self.steps >= self.horizon)
         return obs, replace(prediction, truncated=truncated)
+
+    def show(self) -> Observation:
+        """Return the observations [B, *obs] of the beliefs as they are."""
+        return self._view(self.model, self.state)
 
     def _begin(self, n: int, starts: StartStates | None) -> TensorStruct:
         chosen = self.starts.sample(n, self.generator) if starts is None else starts.to(self.model.device)

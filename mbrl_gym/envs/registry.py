@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_i
 from mbrl_gym import zoo
 from mbrl_gym.envs.single import LearnedEnv
 from mbrl_gym.envs.vector import LearnedVectorEnv
+from mbrl_gym.envs.view import FrameStack
 from mbrl_gym.model import WorldModel
 from mbrl_gym.store import StoredModel, load_model, load_shared, save_model
 
@@ -79,6 +80,7 @@ def make_single(
     render_mode: str | None = None,
     device: str = "auto",
     model_class: type[WorldModel[Any]] | None = None,
+    stack: int | None = None,
 ) -> LearnedEnv:
     """Return the learned environment of an id (the entry point of ``gym.make``).
 
@@ -89,14 +91,16 @@ def make_single(
         render_mode: None or "rgb_array".
         device: a torch device, or "auto".
         model_class: the class of a model that is not the library's.
+        stack: pictures that an observation holds; default: as the model's card says.
 
     Raises:
         ModelNotAvailable: there is no model for the id.
         CheckpointError: the folder holds no model that can be read.
+        ValueError: ``stack`` is given for a model that shows no stacks, or is out of its range.
     """
     stored = load_shared(find_model(env_id, checkpoint), device, model_class)
     steps = stored.horizon if horizon is None else horizon
-    return LearnedEnv(stored.model, stored.starts, steps, render_mode, stored.real_id)
+    return LearnedEnv(stored.model, stored.starts, steps, render_mode, stored.real_id, _view(stored, stack))
 
 
 def make_vector(
@@ -109,6 +113,7 @@ def make_vector(
     backend: str = "numpy",
     device: str = "auto",
     model_class: type[WorldModel[Any]] | None = None,
+    stack: int | None = None,
 ) -> LearnedVectorEnv:
     """Return the learned vector environment of an id (the entry point of ``gym.make_vec``).
 
@@ -122,14 +127,29 @@ def make_vector(
         backend: "numpy" or "torch".
         device: a torch device, or "auto".
         model_class: the class of a model that is not the library's.
+        stack: pictures that an observation holds; default: as the model's card says.
 
     Raises:
         ModelNotAvailable: there is no model for the id.
         CheckpointError: the folder holds no model that can be read.
+        ValueError: ``stack`` is given for a model that shows no stacks, or is out of its range.
     """
     stored = load_shared(find_model(env_id, checkpoint), device, model_class)
     steps = next(steps for steps in (horizon, max_episode_steps, stored.horizon) if steps is not None)
-    return LearnedVectorEnv(stored.model, stored.starts, num_envs, steps, autoreset_mode, backend)  # type: ignore[arg-type]
+    view = _view(stored, stack)
+    return LearnedVectorEnv(stored.model, stored.starts, num_envs, steps, autoreset_mode, backend, view)  # type: ignore[arg-type]
+
+
+def _view(stored: StoredModel, stack: int | None) -> FrameStack | None:
+    """Return how environments of a stored model show its pictures; None: as they are predicted."""
+    if stored.view is not None:
+        return FrameStack(**{**stored.view, **({} if stack is None else {"stack": stack})})
+    if stack is not None:
+        raise ValueError(
+            f"stack must be left out for a {type(stored.model).__name__} that shows what it predicts, got {stack}; "
+            "stacks are of models that were stored with a view"
+        )
+    return None
 
 
 def spec(env_id: str, **kwargs: Any) -> EnvSpec:

@@ -1,4 +1,4 @@
-"""Pictures of a learned environment: the real environment's own renderer where it can be set, else a strip chart."""
+"""Pictures of a learned environment: its own, the real environment's renderer's where that can be set, or charts."""
 
 import importlib.util
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mbrl_gym.spaces import is_image
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
+LEAST_SIDE = 12  # pixels; below that it is a table of numbers
 
 
 class Renderer(ABC):
@@ -47,7 +48,7 @@ class Renderer(ABC):
 
 
 def make_renderer(real_id: str | None, space: spaces.Space[Any]) -> Renderer:
-    """Return the renderer for a real environment's id: its own for classic control, otherwise a strip chart.
+    """Return the renderer for a real environment's id: its own for classic control, pictures as they are, else a chart.
 
     Without pygame, which classic control draws with, that too is a strip chart.
 
@@ -57,7 +58,38 @@ def make_renderer(real_id: str | None, space: spaces.Space[Any]) -> Renderer:
     name = (real_id or "").rsplit("-v", 1)[0]
     if name in CLASSIC_CONTROL and real_id in registry and importlib.util.find_spec("pygame") is not None:
         return ClassicControlRenderer(str(real_id), CLASSIC_CONTROL[name])
-    return StripChart(space)
+    return PictureRenderer() if _is_picture(space) else StripChart(space)
+
+
+def _is_picture(space: spaces.Space[Any]) -> bool:
+    """Return whether observations are uint8 pictures [H, W], [H, W, 1] or [H, W, 3] that one can look at."""
+    shape = space.shape or ()
+    looks = len(shape) == 2 or shape[2:] in ((1,), (3,))
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and looks and min(shape[:2]) >= LEAST_SIDE
+
+
+class PictureRenderer(Renderer):
+    """Shows observations that are pictures, [H, W], [H, W, 1] or [H, W, 3] uint8."""
+
+    fps = 15  # of ALE's 60 frames a second one in four is a step
+
+    def __init__(self) -> None:
+        self._latest: Any = None
+
+    def begin(self, obs: Any) -> None:
+        """Take note of an episode's first observation."""
+        self._latest = obs
+
+    def follow(self, obs: Any, action: Any, reward: float) -> None:
+        """Take note of a step."""
+        self._latest = obs
+
+    def draw(self) -> Picture:
+        """Return the picture, grey ones with three equal channels."""
+        if self._latest is None:
+            raise RuntimeError("render() needs a reset() first")
+        picture = np.asarray(self._latest).reshape(*self._latest.shape[:2], -1)
+        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
 # ---- classic control ------------------------------------------------------------------------------------------------
@@ -129,7 +161,10 @@ class StripChart(Renderer):
 
     def __init__(self, space: spaces.Space[Any], window: int = 100, width: int = 480, lane: int = 34) -> None:
         if is_image(space):
-            raise ValueError(f"a strip chart needs a vector observation, got the image {space}; show that itself")
+            raise ValueError(
+                f"a strip chart needs a vector observation, got the image {space}; pictures of at least {LEAST_SIDE} "
+                "rows and columns with 1 or 3 channels are shown themselves"
+            )
         labels = list(_labels(space))
         if not labels:
             raise ValueError(f"a strip chart needs a vector observation, got {space}")

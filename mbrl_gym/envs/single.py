@@ -11,6 +11,7 @@ from mbrl_gym.envs.dream import Dream
 from mbrl_gym.envs.inputs import encode_actions, parse_start, split_options
 from mbrl_gym.envs.rendering import Renderer, make_renderer
 from mbrl_gym.envs.vector import plain_spec
+from mbrl_gym.envs.view import View
 from mbrl_gym.model import WorldModel
 from mbrl_gym.spaces import observation_array
 from mbrl_gym.start_states import StartStates
@@ -24,8 +25,11 @@ class LearnedEnv(gym.Env[Any, Any]):
         starts: contexts that episodes begin from.
         horizon: imagined steps an episode.
         render_mode: None, or "rgb_array": classic control is drawn by the real environment's own renderer from the
-            predicted observation, any other vector observation as a strip chart of its dimensions.
+            predicted observation, pictures as they are predicted, any other vector observation as a strip chart of its
+            dimensions.
         real_id: the id of the real environment, which chooses the renderer.
+        view: what is shown of the belief, and so the observation's space (`mbrl_gym.envs.view`); None: what the model
+            predicts.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -40,12 +44,13 @@ class LearnedEnv(gym.Env[Any, Any]):
         horizon: int = 1000,
         render_mode: str | None = None,
         real_id: str | None = None,
+        view: View | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
-        self.dream = Dream(model, starts, 1, horizon)
+        self.dream = Dream(model, starts, 1, horizon, view)
         self.model = model
-        self.observation_space = model.observation_space
+        self.observation_space = self.dream.observation_space
         self.action_space = model.action_space
         self.render_mode = render_mode
         self._renderer: Renderer | None = None
@@ -84,7 +89,7 @@ class LearnedEnv(gym.Env[Any, Any]):
         self.dream.generator.manual_seed(int(self.np_random.integers(2**63)))
         obs = self._first(self.dream.reset(starts))
         if self._renderer is not None:
-            self._renderer.begin(obs)
+            self._renderer.begin(self._predicted(obs))
         return obs, {"uncertainty": 0.0}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -99,7 +104,7 @@ class LearnedEnv(gym.Env[Any, Any]):
         obs_batch, prediction = self.dream.step(encode_actions(self.model, _batched(action), 1))
         obs = self._first(obs_batch)
         if self._renderer is not None:
-            self._renderer.follow(obs, action, float(prediction.reward))
+            self._renderer.follow(self._predicted(obs), action, float(prediction.reward))
         info = {"uncertainty": prediction.uncertainty.item()}
         info |= {name: x.item() if x.dim() == 1 else observation_array(x)[0] for name, x in prediction.info.items()}
         return obs, float(prediction.reward), bool(prediction.terminated), bool(prediction.truncated), info
@@ -113,11 +118,17 @@ class LearnedEnv(gym.Env[Any, Any]):
         if self._renderer is not None:
             self._renderer.close()
 
-    def _first(self, obs: Any) -> Any:
-        batch = observation_array(obs)
+    def _predicted(self, obs: Any) -> Any:
+        """Return what the model itself predicts, which is what is drawn; ``obs`` where that is what is shown."""
+        if self.observation_space is self.model.observation_space:
+            return obs
+        return self._first(self.model.decode(self.dream.state), self.model.observation_space)
+
+    def _first(self, obs: Any, space: Any = None) -> Any:
+        batch, space = observation_array(obs), self.observation_space if space is None else space
         if isinstance(batch, dict):
-            return {key: self._row(value, self.observation_space[key]) for key, value in batch.items()}  # type: ignore[index]
-        return self._row(batch, self.observation_space)
+            return {key: self._row(value, space[key]) for key, value in batch.items()}
+        return self._row(batch, space)
 
     @staticmethod
     def _row(batch: Any, space: Any) -> Any:

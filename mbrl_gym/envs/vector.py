@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbrl_gym.envs.dream import Dream
 from mbrl_gym.envs.inputs import encode_actions, parse_start, split_options
+from mbrl_gym.envs.view import View
 from mbrl_gym.model import Prediction, WorldModel
 from mbrl_gym.spaces import Observation, observation_array
 from mbrl_gym.start_states import StartStates
@@ -52,6 +53,8 @@ class LearnedVectorEnv(VectorEnv[Any, Any, Any]):
             "Disabled" (the caller resets finished rows by ``reset(options={"reset_mask": mask})``; until then they go
             on dreaming).
         backend: "numpy", or "torch" for tensors on the model's device in and out.
+        view: what is shown of beliefs, and so the observations' space (`mbrl_gym.envs.view`); None: what the model
+            predicts.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -65,6 +68,7 @@ class LearnedVectorEnv(VectorEnv[Any, Any, Any]):
         horizon: int = 1000,
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         backend: Literal["numpy", "torch"] = "numpy",
+        view: View | None = None,
     ) -> None:
         modes = {mode.value: mode for mode in AutoresetMode}
         mode = autoreset_mode if isinstance(autoreset_mode, AutoresetMode) else modes.get(autoreset_mode)
@@ -72,14 +76,14 @@ class LearnedVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"autoreset_mode must be one of {sorted(modes)}, got {autoreset_mode!r}")
         if backend not in ("numpy", "torch"):
             raise ValueError(f"backend must be 'numpy' or 'torch', got {backend!r}")
-        self.dream = Dream(model, starts, num_envs, horizon)
+        self.dream = Dream(model, starts, num_envs, horizon, view)
         self.model = model
         self.num_envs = num_envs
         self.backend = backend
         self.autoreset_mode = mode
         self.metadata = {"autoreset_mode": mode, "render_modes": []}
         self.render_mode = None
-        self.single_observation_space = model.observation_space
+        self.single_observation_space = self.dream.observation_space
         self.single_action_space = model.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

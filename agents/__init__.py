@@ -17,6 +17,7 @@ from mbrl_gym.agents.planet import PlaNet
 from mbrl_gym.agents.policy_search import policy_prior, policy_value, search_policy
 from mbrl_gym.agents.rollout_length import AdaptiveLength, FixedLength, ScheduledLength
 from mbrl_gym.agents.sac import LeanSAC
+from mbrl_gym.agents.simple import SimPLe
 from mbrl_gym.agents.start_choice import FailureStarts, RecentStarts, UniformStarts
 from mbrl_gym.agents.value_expansion import MVE, STEVE
 
@@ -40,6 +41,7 @@ __all__ = [
     "PlaNet",
     "RecentStarts",
     "ScheduledLength",
+    "SimPLe",
     "UniformStarts",
     "policy_prior",
     "policy_value",

@@ -35,6 +35,7 @@ from mbrl_gym.agents.randomness import isolated_randomness
 from mbrl_gym.agents.start_choice import STARTS, StartChoice, UniformStarts
 from mbrl_gym.agents.whole_episodes import WholeEpisodes
 from mbrl_gym.envs.vector import LearnedVectorEnv
+from mbrl_gym.envs.view import View
 from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.model import WorldModel
 from mbrl_gym.models.ensemble import Ensemble
@@ -152,6 +153,7 @@ class Dyna(ModelBasedAlgorithm):
         self.dream_steps = int(dream_steps or 120_000)
         self.dream_envs = 1 if off_policy else int(dream_envs or 64)
         self.dream_horizon = int(dream_horizon or 50)
+        self.dream_starts: int | None = None  # how many real states are drawn for each training; None: all
         self.normalize_reward = bool(normalize_reward)
         self._memory: Any = None  # a recurrent policy's, of the real episodes under way
         self._noise: VectorizedActionNoise | None = None  # where the algorithm explores by noise: in reality too
@@ -163,7 +165,9 @@ class Dyna(ModelBasedAlgorithm):
     def _setup_model(self) -> None:
         with isolated_randomness(self._draw_seed()):
             self._setup_trainer()
-            self.dream = LearnedVectorEnv(self.model, self._blank_starts(), self.dream_envs, self.dream_horizon)
+            self.dream = LearnedVectorEnv(
+                self.model, self._blank_starts(), self.dream_envs, self.dream_horizon, view=self._view()
+            )
             self.algorithm = self._make_algorithm()
             self.strategy: DreamStrategy = (
                 WholeEpisodes(self) if self.rollouts is None else Branched(self, self.rollouts)
@@ -171,6 +175,10 @@ class Dyna(ModelBasedAlgorithm):
             self.strategy.bind()
             self._explorer = None if self.exploration is None else DARTExplorer(self, self.exploration)
         self.policy = self.algorithm.policy
+
+    def _view(self) -> View | None:
+        """Return what the dream shows of beliefs; None: what the model predicts."""
+        return None
 
     def _blank_starts(self) -> StartStates:
         """Return a stand-in until there is experience: the algorithm needs an environment to be built with."""

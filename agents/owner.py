@@ -255,7 +255,7 @@ class ModelOwner(BaseAlgorithm):
     def _fit_model(self) -> None:
         """Fit the model to the replay, and log how it went."""
         started = time.process_time()
-        report = self.last_fit = self.trainer.fit(self.replay, self._on_epoch)
+        report = self.last_fit = self._fit()
         self.logger.record("model/cpu_seconds", time.process_time() - started)
         self.logger.record("model/epochs", report.epochs)
         self.logger.record("model/updates", self.trainer.updates)
@@ -266,6 +266,9 @@ class ModelOwner(BaseAlgorithm):
             error = float(np.mean(report.holdout_error))
             self.logger.record("model/holdout_error", error)
             self.progress.show(model_error=error)
+
+    def _fit(self) -> FitReport:
+        return self.trainer.fit(self.replay, self._on_epoch)
 
     def _on_epoch(self, epoch: int, loss: float, error: Any) -> None:
         self.progress.show(model_loss=loss, epoch=epoch)

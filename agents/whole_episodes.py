@@ -63,7 +63,7 @@ class WholeEpisodes(DreamStrategy):
     def _starts(self, seed: int) -> StartStates:
         """Return the states to start from, as often as they weigh."""
         replay, context = self.agent.replay, self.agent.model.context
-        starts = replay.starts(context)
+        starts = replay.starts(context, most=self.agent.dream_starts, rng=np.random.default_rng(seed))
         weights = self.agent.starts.weights(replay, replay.start_rows(context))
         if weights is None:
             return starts

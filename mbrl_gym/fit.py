@@ -19,6 +19,8 @@ from mbrl_gym.replay import SequenceReplay, row_hash
 
 __all__ = ["FitReport", "ModelTrainer", "TrainerConfig"]
 
+LOOKED_AT = 4096  # rows that a model of pictures looks at before it is trained
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -198,6 +200,51 @@ class ModelTrainer:
             found.append(gathered if len(at) else None)
         return found[0], found[1]
 
+    def fit_to_draws(
+        self,
+        replay: SequenceReplay,
+        updates: int,
+        on_epoch: Callable[[int, float, Tensor], None] | None = None,
+    ) -> FitReport:
+        """Train on batches of windows that are drawn from ``replay`` one by one, without a holdout.
+
+        For pictures, of which all windows at once would not fit into the memory.
+
+        Args:
+            replay: real experience.
+            updates: gradient steps.
+            on_epoch: called after each hundredth of them with its number, its mean loss, and NaN [1].
+
+        Raises:
+            ValueError: the replay has no window of ``config.length`` rows, or ``updates`` is below 1.
+            FloatingPointError: the loss is not finite; the model is as it was then.
+        """
+        if updates < 1:
+            raise ValueError(f"updates must be at least 1, got {updates}")
+        length = self.config.length
+        self.model.before_fit(replay.sample(min(LOOKED_AT, len(replay)), 1, self.rng, device=self.model.device))
+        every, part, loss = max(1, updates // 100), 0, float("nan")
+        sums: dict[str, Tensor] = {}
+        with self._own_randomness():
+            for done in range(1, updates + 1):
+                self._set_learning_rate((done - 1) / updates)
+                batch = replay.sample(self.config.batch_size, length, self.rng, device=self.model.device)
+                for name, value in self._step(batch).items():
+                    sums[name] = sums[name] + value if name in sums else value
+                part += 1
+                if done % every == 0 or done == updates:
+                    means = {name: float(value) / part for name, value in sums.items()}
+                    sums, part, loss = {}, 0, means.pop("loss")
+                    if not math.isfinite(loss):
+                        raise FloatingPointError(
+                            f"the model's loss became {loss} ({means}); lower learning_rate (now "
+                            f"{self.config.learning_rate}) or look for extreme values in the data"
+                        )
+                    if on_epoch is not None:
+                        on_epoch(-(-done // every), loss, torch.full((1,), math.nan))
+        self._set_learning_rate(0.0)  # single updates after this go on at full rate
+        return FitReport(0, updates, updates * self.config.batch_size, loss, means)
+
     def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device."""
         with self._own_randomness():
@@ -349,6 +396,8 @@ class ModelTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # the fused step reads memory, whatever the strides
+            moments.update({k: _laid_out(v, parameter) for k, v in moments.items() if v.shape == parameter.shape})
         self.rng.bit_generator.state = state["rng"]
         self.updates, self.seed = state["updates"], state["seed"]
 
@@ -361,3 +410,8 @@ def _groups(model: WorldModel[Any]) -> list[dict[str, Any]]:
         if p.requires_grad:
             groups.setdefault(decay.get(name, 0.0), []).append(p)
     return [{"params": params, "weight_decay": amount} for amount, params in groups.items()]
+
+
+def _laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """Return ``x`` in the memory format of ``like``."""
+    return x if x.stride() == like.stride() else torch.empty_like(like, dtype=x.dtype).copy_(x)

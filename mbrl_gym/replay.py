@@ -310,17 +310,31 @@ class SequenceReplay:
         index = _numpy(starts).astype(np.int64)
         return self._rings.stored(index) & self._rings.stored(index + (length - 1) * self.n_envs)
 
-    def starts(self, context: int = 1, *, kind: Literal["visited", "resets"] = "visited") -> StartStates:
+    def starts(
+        self,
+        context: int = 1,
+        *,
+        kind: Literal["visited", "resets"] = "visited",
+        most: int | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> StartStates:
         """Return all contexts of ``context`` rows within one episode whose last row did not end it, on the CPU.
 
         Args:
             context: C.
             kind: "visited" for all of them, "resets" for those that begin with their episode.
+            most: draw so many without replacement where there are more: contexts of pictures are large.
+            rng: what draws them; it has to be given with ``most``.
 
         Raises:
-            ValueError: ``context`` is below 1, or ``kind`` is neither.
+            ValueError: ``context`` or ``most`` is below 1, ``kind`` is neither, or ``rng`` is missing.
         """
         rows = self.start_rows(context, kind=kind)
+        if most is not None:
+            _check_at_least("most", most, 1)
+            if rng is None:
+                raise ValueError("rng must be given with most, as in rng=np.random.default_rng(0), got None")
+            rows = rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
         at = self._rings.positions(rows[:, None] + np.arange(1 - context, 1) * self.n_envs)  # [N, C]
         action = self._encoded_actions(at)
         action[:, -1] = 0

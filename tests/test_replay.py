@@ -732,3 +732,22 @@ def test_a_deep_copy_is_a_replay_of_its_own() -> None:
         ring.add(np.zeros(1, np.int64), np.ones((1, 1), np.float32), np.array([reward]), no, no)
     assert replay.gather(replay.windows(2), 2).reward[0, 1] == 1.0
     assert other.gather(other.windows(2), 2).reward[0, 1] == 2.0
+
+
+def test_starts_can_be_drawn_instead_of_all_taken() -> None:
+    replay = SequenceReplay(OBS, ACTION, 100)
+    replay.begin(column(0.0))
+    for t in range(40):
+        replay.add(column(0.0, width=1), column(t + 1.0), [0.0], [False], [False])
+    rng = np.random.default_rng
+    few = replay.starts(3, most=7, rng=rng(0))
+    assert len(few) == 7
+    assert torch.equal(few.obs, replay.starts(3, most=7, rng=rng(0)).obs)
+    assert not torch.equal(few.obs, replay.starts(3, most=7, rng=rng(1)).obs)
+    rows = {tuple(x) for x in replay.starts(3).obs[:, -1].tolist()}
+    assert len({tuple(x) for x in few.obs[:, -1].tolist()} & rows) == 7  # without replacement
+    assert torch.equal(replay.starts(3, most=1000, rng=rng(0)).obs, replay.starts(3).obs)
+    with pytest.raises(ValueError, match="rng must be given with most"):
+        replay.starts(3, most=7)
+    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
+        replay.starts(3, most=0, rng=rng(0))

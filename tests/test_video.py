@@ -107,6 +107,18 @@ def test_many_colours_become_the_ones_that_are_near_all(channels: int) -> None:
     assert (again - base[which].int()).abs().max() <= 12  # three channels are looked up by five bits
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((12, 10), None), ((12, 10, 3), -1), ((3, 12, 10), -3), ((1, 12, 10), -3)])
+def test_channels_may_be_anywhere(shape: tuple[int, ...], axis: int | None) -> None:
+    palette = Palette(spaces.Box(0, 255, shape, np.uint8), 4)
+    numbers = torch.randint(0, 4, (5, 12, 10), generator=torch.Generator().manual_seed(0))
+    colours = torch.tensor([[0, 80, 160], [80, 0, 240], [160, 160, 0], [240, 80, 80]], dtype=torch.uint8)
+    pictures = colours[numbers] if axis is not None and shape[axis] == 3 else colours[numbers][..., :1]
+    pictures = pictures[..., 0] if axis is None else pictures.movedim(-1, axis)
+    palette.learn(pictures)
+    assert palette.encode(pictures).shape == (5, 12, 10)
+    assert torch.equal(palette.decode(palette.encode(pictures)), pictures)
+
+
 @pytest.mark.parametrize("shape", [(12,), (12, 12, 4), (2, 12, 12)])
 def test_what_is_no_single_picture_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"observation_space must be a uint8 Box of the shape \[H, W\]"):
@@ -138,10 +150,10 @@ def test_a_belief_is_the_last_pictures_and_an_episode_begins_with_its_first() ->
     column = torch.tensor([[0, 1, 2, 3, 4, 5]])
     model.palette.learn(court(column))
     state = belief(model, windows(court(column), torch.zeros(1, 6, dtype=torch.long)), 6)
-    assert torch.equal(model.pictures(state), court(column[:, 2:]))
+    assert torch.equal(model.pictures(state)[..., 0], court(column[:, 2:]))
     assert torch.equal(model.decode(state), court(column[:, -1]))
     first = model.observe(state, torch.zeros(1, 3), court(torch.tensor([9])), torch.tensor([True]))
-    assert torch.equal(model.pictures(first), court(torch.tensor([[9, 9, 9, 9]])))
+    assert torch.equal(model.pictures(first)[..., 0], court(torch.tensor([[9, 9, 9, 9]])))
     assert not first.still.any()
 
 
@@ -363,3 +375,25 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
 def test_bad_hyperparameters_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VideoModel(SPACE, ACTIONS, replace(SMALL, **change))
+
+
+def test_training_goes_on_the_same_after_loading_whatever_the_memory_format() -> None:
+    data = pushed(16, 6)
+    states = []
+    for stop in (False, True):
+        torch.manual_seed(0)
+        model = VideoModel(SPACE, ACTIONS, SMALL).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.before_fit(data)
+        trainer = ModelTrainer(model)
+        trainer.update(data)
+        if stop:
+            plain = trainer.state_dict()
+            for moments in plain["optimizer"]["state"].values():  # as a file brings them
+                moments.update(
+                    {name: value.clone(memory_format=torch.contiguous_format) for name, value in moments.items()}
+                )
+            trainer = ModelTrainer(model)
+            trainer.load_state_dict(plain)
+        trainer.update(data)
+        states.append(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))

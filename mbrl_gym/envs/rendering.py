@@ -62,14 +62,21 @@ def make_renderer(real_id: str | None, space: spaces.Space[Any]) -> Renderer:
 
 
 def _is_picture(space: spaces.Space[Any]) -> bool:
-    """Return whether observations are uint8 pictures [H, W], [H, W, 1] or [H, W, 3] that one can look at."""
-    shape = space.shape or ()
-    looks = len(shape) == 2 or shape[2:] in ((1,), (3,))
+    """Return whether observations are uint8 pictures that one can look at: [H, W], or with 1 or 3 channels."""
+    shape = _channels_last(space.shape or ())
+    looks = len(shape) == 3 and shape[2] in (1, 3)
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and looks and min(shape[:2]) >= LEAST_SIDE
 
 
+def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a picture as [H, W, C]."""
+    if len(shape) == 2:
+        return (*shape, 1)
+    return (*shape[1:], shape[0]) if len(shape) == 3 and shape[2] not in (1, 3) else shape
+
+
 class PictureRenderer(Renderer):
-    """Shows observations that are pictures, [H, W], [H, W, 1] or [H, W, 3] uint8."""
+    """Shows observations that are pictures, uint8 [H, W], or with 1 or 3 channels, last or first."""
 
     fps = 15  # of ALE's 60 frames a second one in four is a step
 
@@ -88,7 +95,10 @@ class PictureRenderer(Renderer):
         """Return the picture, grey ones with three equal channels."""
         if self._latest is None:
             raise RuntimeError("render() needs a reset() first")
-        picture = np.asarray(self._latest).reshape(*self._latest.shape[:2], -1)
+        picture = np.asarray(self._latest)
+        if picture.ndim == 3 and picture.shape[2] not in (1, 3):
+            picture = picture.transpose(1, 2, 0)
+        picture = picture.reshape(*picture.shape[:2], -1)
         return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 

@@ -71,19 +71,20 @@ class FrameStack:
                 f"stack must be at most the pictures that a {type(model).__name__} remembers ({known}), got "
                 f"{self.stack}; frames are stacked of a VideoModel"
             )
-        shape = model.observation_space.shape or ()
-        channels = shape[2] if len(shape) == 3 else 1
+        channels: int = model.palette.channels  # type: ignore[union-attr, assignment]
         return spaces.Box(0, 255, (self.stack * channels, self.height, self.width), np.uint8)
 
     def __call__(self, model: WorldModel[Any], state: TensorStruct) -> Observation:
         """Return [B, stack * C, height, width] uint8."""
+        pictures: np.ndarray[Any, Any] = model.pictures(state)[:, -self.stack :].cpu().numpy()  # type: ignore[operator]
+        resized = self.resized(pictures.reshape(-1, *pictures.shape[2:]))
+        found = torch.from_numpy(resized.reshape(len(pictures), -1, self.height, self.width))
+        return found.to(model.device)
+
+    def resized(self, pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return [n, C, height, width] of pictures [n, H, W, C] uint8."""
         import cv2
 
-        pictures: np.ndarray[Any, Any] = model.pictures(state)[:, -self.stack :].cpu().numpy()  # type: ignore[operator]
-        batch = pictures.shape[0]
-        flat = pictures.reshape(-1, *pictures.shape[2:])
-        resized = [cv2.resize(x, (self.width, self.height), interpolation=cv2.INTER_AREA) for x in flat]
-        stacked = np.stack(resized).reshape(batch, self.stack, self.height, self.width, -1)
-        channels_first = np.ascontiguousarray(stacked.transpose(0, 1, 4, 2, 3))
-        found = torch.from_numpy(channels_first.reshape(batch, -1, self.height, self.width))
-        return found.to(model.device)
+        size = (self.width, self.height)
+        found = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in pictures])
+        return np.ascontiguousarray(found.reshape(*found.shape[:3], -1).transpose(0, 3, 1, 2))

@@ -19,8 +19,12 @@ class Palette(nn.Module):
     """K colours, learned from pictures: exactly where they have no more, else by k-means on the square root of counts.
 
     Args:
-        space: uint8 Box [H, W] (grey) or [H, W, C] with C of 1 or 3.
+        space: uint8 Box [H, W] (grey), or with an axis of one or three channels, last or first.
         size: K, at most 256.
+
+    Attributes:
+        height: H.
+        width: W.
 
     Raises:
         ValueError: the space is no picture, or ``size`` is not between 2 and 256.
@@ -33,23 +37,31 @@ class Palette(nn.Module):
     def __init__(self, space: spaces.Space[Any], size: int) -> None:
         super().__init__()
         shape = space.shape or ()
-        flat = len(shape) == 2
-        if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and (flat or shape[2:] in ((1,), (3,)))):
+        self._axis = _channel_axis(shape)
+        if not (
+            isinstance(space, spaces.Box) and space.dtype == np.uint8 and (len(shape) == 2 or self._axis is not None)
+        ):
             raise ValueError(
-                f"observation_space must be a uint8 Box of the shape [H, W], [H, W, 1] or [H, W, 3], got {space}; "
-                "a model of pictures reads one frame at a time, without a stack"
+                "observation_space must be a uint8 Box of the shape [H, W], or with 1 or 3 channels first or last, got "
+                f"{space}; a model of pictures reads one frame at a time, without a stack"
             )
         if not 2 <= size <= 256:
             raise ValueError(f"size must be between 2 and 256 colours, got {size}")
-        self.size, self.channels, self.flat = size, 1 if flat else shape[2], flat
+        sides = [n for axis, n in enumerate(shape) if self._axis is None or axis != self._axis % 3]
+        self.size, self.height, self.width = size, sides[0], sides[1]
+        self.channels = 1 if self._axis is None else shape[self._axis]
         self.register_buffer("colours", torch.zeros(size, self.channels, dtype=torch.uint8))
         self.register_buffer("used", torch.zeros((), dtype=torch.int64))
         self.register_buffer("table", torch.zeros(len(_keys(self.channels)), dtype=torch.uint8))
 
+    def channels_last(self, pictures: Tensor) -> Tensor:
+        """Return pictures [..., *obs] as [..., H, W, C]."""
+        return pictures[..., None] if self._axis is None else pictures.movedim(self._axis, -1)
+
     @torch.no_grad()
     def learn(self, pictures: Tensor) -> None:
-        """Take the colours of ``pictures`` [B, H, W] or [B, H, W, C], the commonest first."""
-        pixels = pictures.reshape(-1, self.channels).cpu().numpy()
+        """Take the colours of ``pictures`` [B, *obs], the commonest first."""
+        pixels = self.channels_last(pictures).reshape(-1, self.channels).cpu().numpy()
         key = pixels.astype(np.int64) @ 256 ** np.arange(self.channels)
         found, counts = np.unique(key, return_counts=True)
         values = found[:, None] // 256 ** np.arange(self.channels) % 256
@@ -62,18 +74,30 @@ class Palette(nn.Module):
         self.table.copy_(torch.as_tensor(_nearest(_keys(self.channels), values).astype(np.uint8)))
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Return the numbers of the colours [..., H, W] uint8 of ``pictures`` [..., H, W] or [..., H, W, C] uint8."""
+        """Return the numbers of the colours [..., H, W] uint8 of ``pictures`` [..., *obs] uint8."""
+        pixels = self.channels_last(pictures)
         if self.channels == 1:
-            key = (pictures if self.flat else pictures[..., 0]).int()
+            key = pixels[..., 0].int()
         else:
-            r, g, b = (pictures >> 3).int().unbind(-1)
+            r, g, b = (pixels >> 3).int().unbind(-1)
             key = (r << 10) | (g << 5) | b
         return self.table.index_select(0, key.flatten()).view(key.shape)
 
+    def colour(self, numbers: Tensor) -> Tensor:
+        """Return the pictures [..., H, W, C] uint8 of the numbers of colours [..., H, W]."""
+        return self.colours.index_select(0, numbers.flatten().int()).view(*numbers.shape, self.channels)
+
     def decode(self, numbers: Tensor) -> Tensor:
-        """Return the pictures [..., H, W] or [..., H, W, C] uint8 of the numbers of colours [..., H, W]."""
-        found = self.colours.index_select(0, numbers.flatten().int())
-        return found.view(numbers.shape if self.flat else (*numbers.shape, self.channels))
+        """Return the pictures [..., *obs] uint8 of the numbers of colours [..., H, W]."""
+        found = self.colour(numbers)
+        return found[..., 0] if self._axis is None else found.movedim(-1, self._axis).contiguous()
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis, counted from the end, that holds one or three channels; None where there is none."""
+    if len(shape) != 3:
+        return None
+    return -1 if shape[-1] in (1, 3) else -3 if shape[0] in (1, 3) else None
 
 
 def _keys(channels: int) -> np.ndarray[Any, Any]:

@@ -76,7 +76,8 @@ class VideoModel(WorldModel[VideoState]):
     ``models/video/basic_deterministic.py``, ``basic_stochastic.py``.
 
     Args:
-        observation_space: uint8 Box [H, W], [H, W, 1] or [H, W, 3]: one picture, no stack.
+        observation_space: uint8 Box [H, W], or with an axis of one or three channels, last or first: one picture, no
+            stack.
         action_space: as every model's.
         config: hyperparameters; None: the defaults.
 
@@ -99,16 +100,16 @@ class VideoModel(WorldModel[VideoState]):
         config = self.config
         self.context = config.context
         self.palette = Palette(observation_space, config.colours)
-        shape = observation_space.shape or ()
-        self.cells = shape[0] // config.patch[0], shape[1] // config.patch[1]
-        if any(size % part for size, part in zip(shape, config.patch, strict=False)):
-            raise ValueError(f"patch must divide the picture's {shape[0]} x {shape[1]} pixels, got {config.patch}")
+        height, width = self.palette.height, self.palette.width
+        self.cells = height // config.patch[0], width // config.patch[1]
+        if height % config.patch[0] or width % config.patch[1]:
+            raise ValueError(f"patch must divide the picture's {height} x {width} pixels, got {config.patch}")
         self.pixels = config.patch[0] * config.patch[1]
         read = _read(config.colours)
-        width, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
-        self.encoder = VideoEncoder(config.frames * width, self.action_codec.size, channels, size)
+        numbers, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
+        self.encoder = VideoEncoder(config.frames * numbers, self.action_codec.size, channels, size)
         self.decoder = VideoDecoder(self.pixels, config.colours, self.cells, channels, size, config.blocks)
-        self.target = TargetEncoder(width, channels[0], self.cells)
+        self.target = TargetEncoder(numbers, channels[0], self.cells)
         summary = 2 * channels[-1] + size
         self.prior = head(summary, config.codes)
         self.posterior = head(summary + 128, config.codes)
@@ -117,7 +118,6 @@ class VideoModel(WorldModel[VideoState]):
         self.termination_head = head(summary, 1)
         self.register_buffer("rewards", torch.zeros(config.rewards))
         self.register_buffer("colours_read", read, persistent=False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # ---- beliefs ----------------------------------------------------------------------------------------------------
 
@@ -185,9 +185,9 @@ class VideoModel(WorldModel[VideoState]):
         return self.palette.decode(self.by_row(self._newest(state)))
 
     def pictures(self, state: VideoState) -> Tensor:
-        """Return the last ``frames`` pictures [B, F, *obs], the newest last."""
+        """Return the last ``frames`` pictures [B, F, H, W, C], the newest last."""
         frames = state.frames.view(-1, *self.cells, self.config.frames, self.pixels).movedim(-2, 1)
-        return self.palette.decode(self.by_row(frames))
+        return self.palette.colour(self.by_row(frames))
 
     # ---- pictures by cell -------------------------------------------------------------------------------------------
 

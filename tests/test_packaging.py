@@ -219,6 +219,7 @@ MAY_IMPORT = {
     "mbrl_gym": EVERYTHING - {"report", "wrappers", "agents"},
     "report": EVERYTHING | {"mbrl_gym"},
     "zoo.build": EVERYTHING | {"mbrl_gym"},
+    "zoo.pong": CORE | {"models", "envs", "wrappers"},
     "cli": EVERYTHING | {"mbrl_gym", "zoo.build"},
 }
 # A helper belongs to the layer of what it helps.
@@ -243,7 +244,7 @@ ONLY_IN = {
 def layer(module):
     """The layer of a module of the package."""
     name = module.removeprefix("mbrl_gym").removeprefix(".") or "mbrl_gym"
-    name = "zoo.build" if name == "zoo.build" else name.split(".")[0]
+    name = name if name in ("zoo.build", "zoo.pong") else name.split(".")[0]
     return HELPERS.get(name, name)
 
 

@@ -228,6 +228,24 @@ def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, ow
     assert torch.equal(shown, court(torch.full((4, 2), -1)) if own else data.obs[:, 4:6])  # type: ignore[index]
 
 
+def test_pictures_drawn_with_a_latent_from_the_prior_are_not_held_against_the_recording() -> None:
+    data, losses = pushed(8, 6), []
+    for share in (0.0, 1.0):
+        model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=1.0, prior_share=share))
+        model.before_fit(data)
+        losses.append(model.loss(data).terms)
+    assert losses[0]["pixels"] > 0
+    assert losses[1]["pixels"] == losses[1]["wrong_pixels"] == 0
+    assert losses[1]["latent"] > 0
+
+
+def test_free_nats_cost_what_they_are() -> None:
+    data = pushed(8, 6)
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, free_nats=7.0))
+    model.before_fit(data)
+    assert model.loss(data).terms["latent"] == 7.0
+
+
 def test_windows_must_be_longer_than_what_is_shown() -> None:
     model = VideoModel(SPACE, ACTIONS, SMALL)
     with pytest.raises(ValueError, match="length must be at least context \\+ 1 = 5 rows, got windows of 4"):

@@ -131,6 +131,10 @@ class UnimixCategorical:
         """Return [...], the divergence KL(self || other) in nats."""
         return (self.probabilities * (self.log_probabilities - other.log_probabilities)).sum(-1)
 
+    def detach(self) -> "UnimixCategorical":
+        """Return the same distribution without a gradient."""
+        return UnimixCategorical(self._logits.detach(), self._unimix)
+
     def _straight_through(self, index: Tensor) -> Tensor:
         one_hot = torch.nn.functional.one_hot(index, self.probabilities.shape[-1]).to(self.probabilities.dtype)
         if not self.probabilities.requires_grad:

@@ -1,7 +1,8 @@
 """ModelTrainer: the optimiser of a model, its fit to a replay, and single updates."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -223,25 +224,13 @@ class ModelTrainer:
             raise ValueError(f"updates must be at least 1, got {updates}")
         length = self.config.length
         self.model.before_fit(replay.sample(min(LOOKED_AT, len(replay)), 1, self.rng, device=self.model.device))
-        every, part, loss = max(1, updates // 100), 0, float("nan")
-        sums: dict[str, Tensor] = {}
-        with self._own_randomness():
-            for done in range(1, updates + 1):
-                self._set_learning_rate((done - 1) / updates)
-                batch = replay.sample(self.config.batch_size, length, self.rng, device=self.model.device)
-                for name, value in self._step(batch).items():
-                    sums[name] = sums[name] + value if name in sums else value
-                part += 1
-                if done % every == 0 or done == updates:
-                    means = {name: float(value) / part for name, value in sums.items()}
-                    sums, part, loss = {}, 0, means.pop("loss")
-                    if not math.isfinite(loss):
-                        raise FloatingPointError(
-                            f"the model's loss became {loss} ({means}); lower learning_rate (now "
-                            f"{self.config.learning_rate}) or look for extreme values in the data"
-                        )
-                    if on_epoch is not None:
-                        on_epoch(-(-done // every), loss, torch.full((1,), math.nan))
+        every = max(1, updates // 100)
+        for done in range(0, updates, every):
+            part = range(done, min(done + every, updates))
+            draws = (replay.sample(self.config.batch_size, length, self.rng, device=self.model.device) for _ in part)
+            _, loss, means = self._pass(draws, done, updates)
+            if on_epoch is not None:
+                on_epoch(done // every + 1, loss, torch.full((1,), math.nan))
         self._set_learning_rate(0.0)  # single updates after this go on at full rate
         return FitReport(0, updates, updates * self.config.batch_size, loss, means)
 
@@ -334,17 +323,22 @@ class ModelTrainer:
             plan: steps after which it ends, wherever it is; the learning rate's schedule goes from 0 to there.
             constant: a fraction of the learning rate in place of the schedule.
         """
+        batches = (data[index] for index in itertools.islice(self._batches(data.batch_size), plan - done))
+        return self._pass(batches, done, plan, constant)
+
+    def _pass(
+        self, batches: Iterable[SequenceBatch], done: int, plan: int, constant: float | None = None
+    ) -> tuple[int, float, dict[str, float]]:
+        """Return (steps, mean loss, mean terms) of a gradient step on each of the ``batches``; see `_epoch`."""
         sums: dict[str, Tensor] = {}
         steps = 0
         with self._own_randomness():
-            for index in self._batches(data.batch_size):
-                if done + steps >= plan:
-                    break
+            for batch in batches:
                 self._set_learning_rate((done + steps) / plan, constant)
-                for name, value in self._step(data[index]).items():
+                for name, value in self._step(batch).items():
                     sums[name] = sums[name] + value if name in sums else value
                 steps += 1
-        means = {name: float(value) / steps for name, value in sums.items()}  # one wait an epoch
+        means = {name: float(value) / steps for name, value in sums.items()}  # one wait
         if not np.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"the model's loss became {means['loss']} ({means}); lower learning_rate (now "

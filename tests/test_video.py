@@ -207,7 +207,7 @@ def test_the_background_is_known_before_anything_is_learned() -> None:
 
 def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
     data = pushed(16, 6)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0))
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0, learn_termination=True))
     model.before_fit(data)
     is_first = torch.zeros(16, 6, dtype=torch.bool)
     is_first[:, 4:] = True

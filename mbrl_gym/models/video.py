@@ -348,16 +348,17 @@ class VideoModel(WorldModel[VideoState]):
             wrong = (drawn != picture).flatten(1).sum(1) * (counted * ~guessed)
             goes_on = self._see(state, torch.where((own & ~first)[:, None, None, None], drawn, picture), first)
         reward = (batch.reward[:, t, None] - self.rewards).abs().argmin(-1)
-        divergence = 0.8 * _fixed(step.posterior).kl(step.prior) + 0.2 * step.posterior.kl(_fixed(step.prior))
+        divergence = 0.8 * step.posterior.detach().kl(step.prior) + 0.2 * step.posterior.kl(step.prior.detach())
         ends = batch.terminated[:, t].float()
-        ending = binary_cross_entropy_with_logits(step.termination, ends, reduction="none")
         terms = {
             "pixels": self._pixel_loss(step.logits, picture, counted * ~guessed),
             "latent": (divergence.clamp(min=self.config.free_nats) * counted).mean(),
             "reward": (cross_entropy(step.reward, reward, reduction="none") * counted).mean(),
-            "termination": (ending * counted).mean(),
             "wrong_pixels": wrong.mean(),
         }
+        if self.config.learn_termination:
+            ending = binary_cross_entropy_with_logits(step.termination, ends, reduction="none")
+            terms["termination"] = (ending * counted).mean()
         return goes_on, terms
 
     def _pixel_loss(self, logits: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
@@ -406,8 +407,3 @@ def _read(colours: int) -> Tensor:
     if colours <= 9:
         return (number[:, None] == number[1:]).float()
     return (number[:, None] >> torch.arange((colours - 1).bit_length()) & 1).float()
-
-
-def _fixed(dist: UnimixCategorical) -> UnimixCategorical:
-    """Return the distribution without a gradient."""
-    return UnimixCategorical(dist._logits.detach(), dist._unimix)

@@ -31,16 +31,16 @@ from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "disabled")  # nothing is drawn, so no library for it is needed
 
-import ale_py
 import gymnasium as gym
 import numpy as np
 import torch
 from dyna_learning import RESULTS, processor
-from gymnasium.wrappers import AtariPreprocessing, FlattenObservation, TimeLimit
+from gymnasium.wrappers import FlattenObservation, TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback
 
 import mbrl_gym
 from mbrl_gym.agents import BehaviorConfig, Dreamer
+from mbrl_gym.wrappers import AtariSettings, make_atari
 
 SAVE_EVERY = 120.0  # seconds
 SMOKE_STEPS, SMOKE_EPISODE = 96, 12
@@ -48,9 +48,7 @@ SMOKE_STEPS, SMOKE_EPISODE = 96, 12
 
 def atari(game: str) -> gym.Env[Any, Any]:
     """Return a game of Atari 100k: 64 x 64 in colour, four frames a step, no sticky actions, lives do not matter."""
-    gym.register_envs(ale_py)
-    raw = gym.make(f"ALE/{game}-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False)
-    return AtariPreprocessing(raw, noop_max=30, frame_skip=4, screen_size=64, grayscale_obs=False)
+    return make_atari(f"ALE/{game}-v5", AtariSettings.dreamer_v3_100k())
 
 
 def control(task: str) -> gym.Env[Any, Any]:

@@ -86,9 +86,9 @@ def test_the_games_are_those_of_atari_100k(benchmark):
     ale = env.unwrapped.ale
     assert ale.getFloat("repeat_action_probability") == 0.0
     assert env.action_space.n == len(ale.getMinimalActionSet())
-    assert env.frame_skip == 4
-    assert env.noop_max == 30
-    assert not env.terminal_on_life_loss
+    assert env.get_wrapper_attr("frame_skip") == 4
+    assert env.get_wrapper_attr("noop_max") == 30
+    assert not env.get_wrapper_attr("terminal_on_life_loss")
     env.close()
     assert {name: task.arguments.get("train_ratio") for name, task in benchmark.TASKS.items()} == {
         "boxing": 256.0, "krull": 256.0, "crazy_climber": 256.0, "walker_walk": None, "cartpole_swingup": None

@@ -7,6 +7,7 @@ from mbrl_gym.agents.actor_critic import BehaviorConfig
 from mbrl_gym.agents.base import ModelBasedAlgorithm
 from mbrl_gym.agents.branched import BranchedRollouts
 from mbrl_gym.agents.dart import DARTNoise
+from mbrl_gym.agents.double_dqn import DoubleDQN
 from mbrl_gym.agents.dreamer import Dreamer
 from mbrl_gym.agents.dyna import Dyna
 from mbrl_gym.agents.dyna_q import DynaQ
@@ -30,6 +31,7 @@ __all__ = [
     "BehaviorConfig",
     "BranchedRollouts",
     "DARTNoise",
+    "DoubleDQN",
     "Dreamer",
     "Dyna",
     "DynaQ",

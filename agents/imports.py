@@ -13,7 +13,7 @@ from torch import nn
 from mbrl_gym.checkpoint import CheckpointError
 
 # A file may name classes of these packages only, and only of these kinds: neither runs code of the file's choosing.
-PACKAGES = ("torch.", "stable_baselines3.", "sb3_contrib.", "mbrl_gym.agents.sac.")
+PACKAGES = ("torch.", "stable_baselines3.", "sb3_contrib.", "mbrl_gym.agents.sac.", "mbrl_gym.agents.double_dqn.")
 KINDS = (nn.Module, torch.optim.Optimizer, BaseAlgorithm)
 
 

@@ -5,6 +5,7 @@
     python benchmarks/mbpo_learning.py pendulum_sac                        # Dyna with SAC, 3,000 real steps
     python benchmarks/mbpo_learning.py pendulum_tqc                        # Dyna with TQC
     python benchmarks/mbpo_learning.py cartpole_dqn                        # Dyna with DQN, 5,000 real steps
+    python benchmarks/mbpo_learning.py cartpole_double_dqn                 # and with double Q-learning
     python benchmarks/mbpo_learning.py inverted_pendulum --control ppo_dream   # PPO in whole dream episodes
     python benchmarks/mbpo_learning.py hopper --control sac --seeds 0 1    # SB3's SAC on as many real steps
     python benchmarks/mbpo_learning.py hopper --control crossq --seeds 0 1 # CrossQ, two updates a step
@@ -26,7 +27,7 @@ from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mbrl_gym.agents import MBPO, BranchedRollouts, Dyna, FixedLength, LeanSAC
+from mbrl_gym.agents import MBPO, BranchedRollouts, DoubleDQN, Dyna, FixedLength, LeanSAC
 from mbrl_gym.report import run_episodes
 
 
@@ -56,6 +57,7 @@ AS_PUBLISHED: dict[str, Any] = {
     "rollouts": BranchedRollouts(FixedLength(1), rollouts_per_step=400, updates_per_step=20, retain=4),
     "policy_kwargs": {"net_arch": [256, 256]},
 }
+CARTPOLE = BranchedRollouts(FixedLength(10), rollouts_per_step=20, retain=4)
 TASKS = {
     "inverted_pendulum": Task("InvertedPendulum-v5", 5_000, MBPO),
     "hopper": Task("Hopper-v5", 25_000, MBPO, AS_PUBLISHED),
@@ -65,8 +67,9 @@ TASKS = {
         "CartPole-v1",
         5_000,
         Dyna,
-        {"algorithm": DQN, "rollouts": BranchedRollouts(FixedLength(10), rollouts_per_step=20, retain=4)},
+        {"algorithm": DQN, "rollouts": CARTPOLE},
     ),
+    "cartpole_double_dqn": Task("CartPole-v1", 5_000, Dyna, {"algorithm": DoubleDQN, "rollouts": CARTPOLE}),
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbrl_gym._changes import PARTS, pack_changes, unpack_changes
 from mbrl_gym.spaces import Observation, observation_array
 from mbrl_gym.tensors import TensorStruct
 
@@ -48,10 +49,19 @@ class StartStates(TensorStruct):
         return self.map(lambda x: x.index_select(0, index))
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return ``obs`` (or ``obs/<key>`` for each key) and ``action`` as arrays for an npz file."""
+        """Return ``obs`` (or ``obs/<key>`` for each key) and ``action`` as arrays for an npz file.
+
+        Of pictures that follow each other what changes is kept, as ``changes:obs:<part>`` (`mbrl_gym._changes`).
+        """
         obs = observation_array(self.obs)
         named = {f"obs/{key}": value for key, value in obs.items()} if isinstance(obs, dict) else {"obs": obs}
-        return {**named, "action": observation_array(self.action)}
+        arrays = {"action": observation_array(self.action)}
+        for name, value in named.items():
+            if value.dtype == np.uint8 and self.context > 1:
+                arrays.update({f"changes:{name}:{part}": x for part, x in pack_changes(value).items()})
+            else:
+                arrays[name] = value
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "StartStates":
@@ -60,6 +70,7 @@ class StartStates(TensorStruct):
         Raises:
             ValueError: an array is missing or unknown, or their leading axes [N, C] differ.
         """
+        arrays = _unpacked(arrays)
         names = set(arrays) - {"action"}
         if "action" not in arrays or not (names == {"obs"} or (names and all(n.startswith("obs/") for n in names))):
             raise ValueError(f"arrays must be 'action' and 'obs' (or 'obs/<key>' for each key), got {sorted(arrays)}")
@@ -72,3 +83,12 @@ class StartStates(TensorStruct):
             )
         obs = tensors["obs"] if "obs" in tensors else {n.removeprefix("obs/"): x for n, x in tensors.items()}
         return cls(obs, action)
+
+
+def _unpacked(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return ``arrays`` with pictures in place of their changes."""
+    found = {name: x for name, x in arrays.items() if not name.startswith("changes:")}
+    packed = (name.removeprefix("changes:").rpartition(":")[0] for name in arrays if name.startswith("changes:"))
+    for name in dict.fromkeys(packed):
+        found[name] = unpack_changes({part: arrays[f"changes:{name}:{part}"] for part in PARTS})
+    return found

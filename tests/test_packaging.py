@@ -229,6 +229,7 @@ HELPERS = {
     "_hash": "replay",
     "_ring": "replay",
     "_rows": "replay",
+    "_changes": "replay",
     "_checkpoint_format": "checkpoint",
 }
 ONLY_IN = {

@@ -145,6 +145,15 @@ def test_cells_and_rows_are_the_same_pictures() -> None:
     assert torch.equal(model.by_row(cells), numbers)
 
 
+def test_cells_may_stick_out_of_the_picture() -> None:
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, patch=(5, 9)))
+    numbers = torch.randint(1, 3, (2, 12, 12), dtype=torch.uint8)
+    cells = model.by_cell(numbers)
+    assert cells.shape == (2, 3, 2, 45)
+    assert torch.equal(model.by_row(cells), numbers)
+    assert int((cells == 0).sum()) == 2 * (15 * 18 - 12 * 12)
+
+
 def test_a_belief_is_the_last_pictures_and_an_episode_begins_with_its_first() -> None:
     model = VideoModel(SPACE, ACTIONS, SMALL)
     column = torch.tensor([[0, 1, 2, 3, 4, 5]])
@@ -380,7 +389,7 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patch": (5, 3)}, r"patch must divide the picture's 12 x 12 pixels, got \(5, 3\)"),
+        ({"patch": (13, 3)}, r"patch must fit into the picture's 12 x 12 pixels, got \(13, 3\)"),
         ({"patch": (0, 3)}, "patch must be a height and a width of at least 1"),
         ({"channels": (8,)}, "channels must be those of at least two levels"),
         ({"codes": 0}, "codes must be at least 1, got 0"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, pad
 
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.distributions import UnimixCategorical
@@ -82,7 +82,7 @@ class VideoModel(WorldModel[VideoState]):
         config: hyperparameters; None: the defaults.
 
     Raises:
-        ValueError: a space is not supported, or the patch does not divide the picture.
+        ValueError: a space is not supported, or the patch is larger than the picture.
     """
 
     config_class = VideoConfig
@@ -101,9 +101,9 @@ class VideoModel(WorldModel[VideoState]):
         self.context = config.context
         self.palette = Palette(observation_space, config.colours)
         height, width = self.palette.height, self.palette.width
-        self.cells = height // config.patch[0], width // config.patch[1]
-        if height % config.patch[0] or width % config.patch[1]:
-            raise ValueError(f"patch must divide the picture's {height} x {width} pixels, got {config.patch}")
+        if height < config.patch[0] or width < config.patch[1]:
+            raise ValueError(f"patch must fit into the picture's {height} x {width} pixels, got {config.patch}")
+        self.cells = -(-height // config.patch[0]), -(-width // config.patch[1])
         self.pixels = config.patch[0] * config.patch[1]
         read = _read(config.colours)
         numbers, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
@@ -192,17 +192,21 @@ class VideoModel(WorldModel[VideoState]):
     # ---- pictures by cell -------------------------------------------------------------------------------------------
 
     def by_cell(self, numbers: Tensor) -> Tensor:
-        """Return [..., h, w, P] of numbers of colours [..., H, W]."""
+        """Return [..., h, w, P] of numbers of colours [..., H, W]; the commonest fills cells that stick out."""
         (height, width), (rows, columns) = self.cells, self.config.patch
         lead = numbers.shape[:-2]
-        return numbers.view(*lead, height, rows, width, columns).transpose(-3, -2).reshape(*lead, height, width, -1)
+        missing = height * rows - numbers.shape[-2], width * columns - numbers.shape[-1]
+        if any(missing):
+            numbers = pad(numbers, (0, missing[1], 0, missing[0]))
+        return numbers.reshape(*lead, height, rows, width, columns).transpose(-3, -2).reshape(*lead, height, width, -1)
 
     def by_row(self, numbers: Tensor) -> Tensor:
         """Return [..., H, W] of numbers of colours by cell [..., h, w, P]."""
         (height, width), (rows, columns) = self.cells, self.config.patch
         lead = numbers.shape[:-3]
         parts = numbers.reshape(*lead, height, width, rows, columns).transpose(-3, -2)
-        return parts.reshape(*lead, height * rows, width * columns)
+        whole = parts.reshape(*lead, height * rows, width * columns)
+        return whole[..., : self.palette.height, : self.palette.width]
 
     def _newest(self, state: VideoState) -> Tensor:
         """Return the newest picture [B, h, w, P]."""
@@ -312,9 +316,10 @@ class VideoModel(WorldModel[VideoState]):
         for t in range(shown):
             state = self._see(state, pictures[:, t], batch.is_first[:, t])
         own = torch.rand(len(pictures), device=self.device) < self.config.self_fed
+        usual = self.decoder.place.argmax(0).flatten().to(torch.uint8)
         sums: dict[str, Tensor] = {}
         for t in range(shown, batch.length):
-            state, terms = self._learn_step(state, batch, pictures[:, t], t, own)
+            state, terms = self._learn_step(state, batch, pictures[:, t], t, own, usual)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         count = batch.length - shown
@@ -334,7 +339,7 @@ class VideoModel(WorldModel[VideoState]):
         return VideoState(frames, still.expand(-1, *self.cells).contiguous())
 
     def _learn_step(
-        self, state: VideoState, batch: SequenceBatch, picture: Tensor, t: int, own: Tensor
+        self, state: VideoState, batch: SequenceBatch, picture: Tensor, t: int, own: Tensor, usual: Tensor
     ) -> tuple[VideoState, dict[str, Tensor]]:
         """Return the belief to go on from, and the terms of the loss of row ``t``, means over windows."""
         first, action = batch.is_first[:, t], batch.action[:, t - 1]
@@ -351,7 +356,7 @@ class VideoModel(WorldModel[VideoState]):
         divergence = 0.8 * step.posterior.detach().kl(step.prior) + 0.2 * step.posterior.kl(step.prior.detach())
         ends = batch.terminated[:, t].float()
         terms = {
-            "pixels": self._pixel_loss(step.logits, picture, counted * ~guessed),
+            "pixels": self._pixel_loss(step.logits, picture, usual, counted * ~guessed),
             "latent": (divergence.clamp(min=self.config.free_nats) * counted).mean(),
             "reward": (cross_entropy(step.reward, reward, reduction="none") * counted).mean(),
             "wrong_pixels": wrong.mean(),
@@ -361,10 +366,16 @@ class VideoModel(WorldModel[VideoState]):
             terms["termination"] = (ending * counted).mean()
         return goes_on, terms
 
-    def _pixel_loss(self, logits: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
-        """Return [], summed over the picture, averaged over the batch with ``weight`` [B]."""
+    def _pixel_loss(self, logits: Tensor, picture: Tensor, usual: Tensor, weight: Tensor) -> Tensor:
+        """Return [], summed over the picture, averaged over the batch with ``weight`` [B].
+
+        Args:
+            logits: [K, B, h * w, P].
+            picture: the true one [B, h, w, P].
+            usual: the commonest colour of each place [h * w * P].
+            weight: [B].
+        """
         target = picture.flatten(1)
-        usual = self.decoder.place.argmax(0).flatten().to(torch.uint8)
         scale = torch.where(target != usual, self.config.moving_weight, 1.0) * weight[:, None]
         flat = logits.reshape(len(logits), -1)
         found: Tensor = PixelLoss.apply(flat, target.reshape(-1), scale.reshape(-1), self.config.clip)  # type: ignore[no-untyped-call]

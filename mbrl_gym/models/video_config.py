@@ -9,7 +9,8 @@ class VideoConfig:
 
     Attributes:
         colours: K, the most colours that pictures are made of (`mbrl_gym.models.palette.Palette`).
-        patch: height and width of the cells that pictures are read and drawn by; they must divide the picture.
+        patch: height and width of the cells that pictures are read and drawn by. With a frame skip of 4 what moves by
+            whole pixels a frame moves by multiples of 4: in the next cell of 4 pixels it looks the same.
         channels: of the cells, and of each level below, where height and width are halved.
         blocks: residual blocks at the lowest level behind the latent.
         embedding: numbers that the action and the latent are given as to every block.
@@ -30,7 +31,7 @@ class VideoConfig:
     """
 
     colours: int = 8
-    patch: tuple[int, int] = (5, 4)
+    patch: tuple[int, int] = (4, 4)
     channels: tuple[int, ...] = (40, 64, 96, 128)
     blocks: int = 2
     embedding: int = 128

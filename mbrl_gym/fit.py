@@ -234,8 +234,15 @@ class ModelTrainer:
         self._set_learning_rate(0.0)  # single updates after this go on at full rate
         return FitReport(0, updates, updates * self.config.batch_size, loss, means)
 
-    def update(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device."""
+    def update(self, batch: SequenceBatch, progress: float | None = None) -> dict[str, Tensor]:
+        """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device.
+
+        Args:
+            batch: the windows.
+            progress: how much of a fit is behind, from 0 to 1, which the learning rate follows; None: it stays.
+        """
+        if progress is not None:
+            self._set_learning_rate(progress)
         with self._own_randomness():
             return self._step(batch)
 

@@ -220,6 +220,7 @@ MAY_IMPORT = {
     "report": EVERYTHING | {"mbrl_gym"},
     "zoo.build": EVERYTHING | {"mbrl_gym"},
     "zoo.pong": CORE | {"models", "envs", "wrappers"},
+    "zoo.pong_training": CORE | {"models", "fit", "packing", "zoo.pong"},
     "cli": EVERYTHING | {"mbrl_gym", "zoo.build"},
 }
 # A helper belongs to the layer of what it helps.
@@ -229,7 +230,7 @@ HELPERS = {
     "_hash": "replay",
     "_ring": "replay",
     "_rows": "replay",
-    "_changes": "replay",
+    "_changes": "start_states",
     "_checkpoint_format": "checkpoint",
 }
 ONLY_IN = {
@@ -245,7 +246,7 @@ ONLY_IN = {
 def layer(module):
     """The layer of a module of the package."""
     name = module.removeprefix("mbrl_gym").removeprefix(".") or "mbrl_gym"
-    name = name if name in ("zoo.build", "zoo.pong") else name.split(".")[0]
+    name = name if name in ("zoo.build", "zoo.pong", "zoo.pong_training") else name.split(".")[0]
     return HELPERS.get(name, name)
 
 

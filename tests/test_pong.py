@@ -53,6 +53,7 @@ def test_a_model_that_knows_only_the_background_draws_no_ball(replay: "pong.Sequ
     config = VideoConfig(colours=5, patch=(10, 8), channels=(8, 8), blocks=1, embedding=8, codes=2, context=4)
     model = VideoModel(replay.observation_space, replay.action_space, config)
     model.before_fit(replay.gather(replay.windows(1), 1))
+    model.copies.choice.bias.data[-1] = 100.0  # whatever moves goes nowhere
     starts = replay.starts(4, most=8, rng=np.random.default_rng(0))
     table = pong.fidelity(model, starts, replay, steps=20, games=2, samples=64)
     assert table["one_step"]["recall"] == 0.0

@@ -16,7 +16,7 @@ from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video import VideoModel, VideoState
 from mbrl_gym.models.video_config import VideoConfig
-from mbrl_gym.nets.video import MEMORY, PixelLoss
+from mbrl_gym.nets.video import MEMORY, CellCopies, PixelLoss
 from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import StoredModel, load_model, save_model
 
@@ -206,12 +206,61 @@ def test_pixels_that_moved_weigh_more() -> None:
     assert losses[1] > 2 * losses[0]
 
 
-def test_the_background_is_known_before_anything_is_learned() -> None:
-    data = pushed(100, 6)
+def rolling(count: int, speed: int) -> SequenceBatch:
+    """Return windows of 6 pictures on which the ball rolls on; what is pressed does nothing."""
+    column = torch.arange(count)[:, None] % 3 + 5 + speed * (torch.arange(6) - 3)
+    return windows(court(column), torch.ones(count, 6, dtype=torch.long))
+
+
+@pytest.mark.parametrize(("speed", "reach"), [(0, 1), (3, 1), (-3, 1), (-3, 2), (3, 0)])
+def test_before_anything_is_learned_the_background_is_known_and_things_go_on(speed: int, reach: int) -> None:
+    data = rolling(9, speed)
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, reach=(0, reach)))
+    model.before_fit(data)
+    after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
+    assert torch.equal(model.decode(after), data.obs[:, 4 if reach else 3])  # type: ignore[index]
+
+
+def test_where_things_go_is_learned() -> None:
+    data = rolling(9, 3)
     model = VideoModel(SPACE, ACTIONS, SMALL)
     model.before_fit(data)
-    after, _ = model.predict(belief(model, data, 5), data.action[:, 4], sample=False)
-    assert torch.equal(model.decode(after), court(torch.full((100,), -1)))
+    model.copies.choice.bias.data[(model.copies.shifts == torch.tensor([1, -1])).all(-1).nonzero()[0]] = 50.0
+    after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
+    ball = model.decode(after) == BALL
+    assert torch.equal(ball[:, 3:-3, :-6], (data.obs[:, 3] == BALL)[:, :-6, 3:-3])  # type: ignore[index]
+    model.copies.choice.bias.data[-1] = 100.0  # nowhere
+    after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
+    assert torch.equal(model.decode(after), court(torch.full((9,), -1)))
+
+
+@pytest.mark.parametrize("sources", [3, 20])
+def test_cells_move_by_what_is_alike_and_what_is_learned(sources: int) -> None:
+    torch.manual_seed(0)
+    copies = CellCopies(5, (3, 4), (1, 1), sources)
+    logits, features = torch.randn(2, 6, 12, 4), torch.randn(6, 5, 3, 4)
+    before, newest = torch.randint(0, 2, (2, 6, 12, 4), dtype=torch.uint8)
+    usual = torch.randint(0, 2, (12, 4), dtype=torch.uint8)
+    copies.choice.weight.data.normal_()
+    expected = logits.clone()
+    for b in range(6):
+        for source in (newest[b] != usual).sum(-1).topk(min(sources, 12)).indices.tolist():
+            off = newest[b, source] != usual[source]
+            choice = copies.choice(features[b].flatten(1)[:, source])
+            moves = []
+            for d, (down, right) in enumerate(copies.shifts.tolist()):
+                y, x = source // 4, source % 4
+                if 0 <= y - down < 3 and 0 <= x - right < 4:
+                    back = (y - down) * 4 + x - right
+                    then = before[b, back] != usual[back]
+                    same = (off & then & (before[b, back] == newest[b, source])).sum()
+                    choice[d] = choice[d] + 8.0 * same / max(int((off | then).sum()), 1)
+                if off.any() and 0 <= y + down < 3 and 0 <= x + right < 4:
+                    moves.append((d, (y + down) * 4 + x + right))
+            for d, target in moves:
+                for p in range(4):
+                    expected[int(newest[b, source, p]), b, target, p] += 12.0 * choice.softmax(0)[d]
+    assert torch.allclose(copies(logits, features, (before, newest), usual), expected, atol=1e-4)
 
 
 def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
@@ -227,14 +276,15 @@ def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
 @pytest.mark.parametrize(("self_fed", "own"), [(0.0, False), (1.0, True)])
 def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, own: bool) -> None:
     data = pushed(4, 7)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed))
-    model.before_fit(data)  # untrained: its own picture is the empty court
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed, reach=(0, 0)))
+    model.before_fit(data)  # untrained: in its own pictures the ball stays
     seen: list[VideoState] = []
     step = model._step
     model._step = lambda state, *rest, **more: (seen.append(state), step(state, *rest, **more))[1]  # type: ignore
     model.loss(data)
     shown = torch.stack([model.decode(state) for state in seen[1:]], 1)
-    assert torch.equal(shown, court(torch.full((4, 2), -1)) if own else data.obs[:, 4:6])  # type: ignore[index]
+    stayed = data.obs[:, 3:4].expand(-1, 2, -1, -1)  # type: ignore[index, union-attr]
+    assert torch.equal(shown, stayed if own else data.obs[:, 4:6])  # type: ignore[index]
 
 
 def test_pictures_drawn_with_a_latent_from_the_prior_are_not_held_against_the_recording() -> None:
@@ -390,6 +440,8 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"patch": (13, 3)}, r"patch must fit into the picture's 12 x 12 pixels, got \(13, 3\)"),
+        ({"reach": (1, -1)}, r"reach must be two numbers of cells, at least 0, got \(1, -1\)"),
+        ({"sources": 0}, "sources must be at least 1"),
         ({"patch": (0, 3)}, "patch must be a height and a width of at least 1"),
         ({"channels": (8,)}, "channels must be those of at least two levels"),
         ({"codes": 0}, "codes must be at least 1, got 0"),

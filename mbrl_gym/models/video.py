@@ -18,7 +18,17 @@ from mbrl_gym.model import ModelLoss, Prediction, WorldModel
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.nets.precision import mixed_precision, rounded
-from mbrl_gym.nets.video import MEMORY, PixelLoss, TargetEncoder, VideoDecoder, VideoEncoder, head, pooled, summarise
+from mbrl_gym.nets.video import (
+    MEMORY,
+    CellCopies,
+    PixelLoss,
+    TargetEncoder,
+    VideoDecoder,
+    VideoEncoder,
+    head,
+    pooled,
+    summarise,
+)
 from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
 
@@ -88,6 +98,7 @@ class VideoModel(WorldModel[VideoState]):
     config_class = VideoConfig
     config: VideoConfig
     rewards: Tensor  # [rewards], ascending; those not in use repeat the last
+    usual: Tensor  # [h * w, P] uint8: the commonest colour of each place
     colours_read: Tensor  # [K, D]
 
     def __init__(
@@ -109,6 +120,7 @@ class VideoModel(WorldModel[VideoState]):
         numbers, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
         self.encoder = VideoEncoder(config.frames * numbers, self.action_codec.size, channels, size)
         self.decoder = VideoDecoder(self.pixels, config.colours, self.cells, channels, size, config.blocks)
+        self.copies = CellCopies(channels[0], self.cells, config.reach, config.sources)
         self.target = TargetEncoder(numbers, channels[0], self.cells)
         summary = 2 * channels[-1] + size
         self.prior = head(summary, config.codes)
@@ -117,6 +129,7 @@ class VideoModel(WorldModel[VideoState]):
         self.reward_head = head(summary, config.rewards)
         self.termination_head = head(summary, 1)
         self.register_buffer("rewards", torch.zeros(config.rewards))
+        self.register_buffer("usual", torch.zeros(self.cells[0] * self.cells[1], self.pixels, dtype=torch.uint8))
         self.register_buffer("colours_read", read, persistent=False)
 
     # ---- beliefs ----------------------------------------------------------------------------------------------------
@@ -212,6 +225,12 @@ class VideoModel(WorldModel[VideoState]):
         """Return the newest picture [B, h, w, P]."""
         return state.frames[..., -self.pixels :]
 
+    def _last_two(self, state: VideoState) -> tuple[Tensor, Tensor]:
+        """Return the last but one and the newest picture [B, h * w, P]; the newest twice where one is all there is."""
+        rows = state.frames.flatten(1, 2)
+        before = rows[..., -2 * self.pixels : -self.pixels] if self.config.frames > 1 else rows
+        return before, rows[..., -self.pixels :]
+
     def _goes_on(self, state: VideoState, picture: Tensor) -> VideoState:
         """Return the belief after a picture [B, h, w, P] of the same episode."""
         moved = (picture != self._newest(state)).any(-1)
@@ -272,9 +291,9 @@ class VideoModel(WorldModel[VideoState]):
         code = posterior.mode if noise is None else posterior.sample_from(noise)
         if from_prior is not None and noise is not None:
             code = torch.where(from_prior[:, None], prior.sample_from(noise).detach(), code)
-        logits, ending = self.decoder(levels, given + self.code(code))
+        logits, finest, ending = self.decoder(levels, given + self.code(code))
         return _Step(
-            logits,
+            self.copies(logits, finest, self._last_two(state), self.usual),
             self.reward_head(ending).float(),
             self.termination_head(ending)[:, 0].float(),
             prior,
@@ -316,10 +335,9 @@ class VideoModel(WorldModel[VideoState]):
         for t in range(shown):
             state = self._see(state, pictures[:, t], batch.is_first[:, t])
         own = torch.rand(len(pictures), device=self.device) < self.config.self_fed
-        usual = self.decoder.place.argmax(0).flatten().to(torch.uint8)
         sums: dict[str, Tensor] = {}
         for t in range(shown, batch.length):
-            state, terms = self._learn_step(state, batch, pictures[:, t], t, own, usual)
+            state, terms = self._learn_step(state, batch, pictures[:, t], t, own)
             for name, value in terms.items():
                 sums[name] = sums[name] + value if name in sums else value
         count = batch.length - shown
@@ -339,7 +357,7 @@ class VideoModel(WorldModel[VideoState]):
         return VideoState(frames, still.expand(-1, *self.cells).contiguous())
 
     def _learn_step(
-        self, state: VideoState, batch: SequenceBatch, picture: Tensor, t: int, own: Tensor, usual: Tensor
+        self, state: VideoState, batch: SequenceBatch, picture: Tensor, t: int, own: Tensor
     ) -> tuple[VideoState, dict[str, Tensor]]:
         """Return the belief to go on from, and the terms of the loss of row ``t``, means over windows."""
         first, action = batch.is_first[:, t], batch.action[:, t - 1]
@@ -356,7 +374,7 @@ class VideoModel(WorldModel[VideoState]):
         divergence = 0.8 * step.posterior.detach().kl(step.prior) + 0.2 * step.posterior.kl(step.prior.detach())
         ends = batch.terminated[:, t].float()
         terms = {
-            "pixels": self._pixel_loss(step.logits, picture, usual, counted * ~guessed),
+            "pixels": self._pixel_loss(step.logits, picture, counted * ~guessed),
             "latent": (divergence.clamp(min=self.config.free_nats) * counted).mean(),
             "reward": (cross_entropy(step.reward, reward, reduction="none") * counted).mean(),
             "wrong_pixels": wrong.mean(),
@@ -366,17 +384,10 @@ class VideoModel(WorldModel[VideoState]):
             terms["termination"] = (ending * counted).mean()
         return goes_on, terms
 
-    def _pixel_loss(self, logits: Tensor, picture: Tensor, usual: Tensor, weight: Tensor) -> Tensor:
-        """Return [], summed over the picture, averaged over the batch with ``weight`` [B].
-
-        Args:
-            logits: [K, B, h * w, P].
-            picture: the true one [B, h, w, P].
-            usual: the commonest colour of each place [h * w * P].
-            weight: [B].
-        """
+    def _pixel_loss(self, logits: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
+        """Return [], summed over the picture, averaged over the batch with ``weight`` [B]."""
         target = picture.flatten(1)
-        scale = torch.where(target != usual, self.config.moving_weight, 1.0) * weight[:, None]
+        scale = torch.where(target != self.usual.flatten(), self.config.moving_weight, 1.0) * weight[:, None]
         flat = logits.reshape(len(logits), -1)
         found: Tensor = PixelLoss.apply(flat, target.reshape(-1), scale.reshape(-1), self.config.clip)  # type: ignore[no-untyped-call]
         return found / len(picture)
@@ -401,6 +412,7 @@ class VideoModel(WorldModel[VideoState]):
         numbers = self.by_cell(self.palette.encode(pictures)).flatten(1)
         counts = torch.stack([(numbers == k).float().mean(0) for k in range(self.config.colours)])
         self.decoder.place.copy_(torch.log(counts + 1e-4).view_as(self.decoder.place))
+        self.usual.copy_(counts.argmax(0).view_as(self.usual))
 
     def _learn_rewards(self, reward: Tensor) -> None:
         found = torch.from_numpy(np.unique(reward.cpu().numpy()))

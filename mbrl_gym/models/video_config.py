@@ -12,6 +12,8 @@ class VideoConfig:
         patch: height and width of the cells that pictures are read and drawn by. With a frame skip of 4 what moves by
             whole pixels a frame moves by multiples of 4: in the next cell of 4 pixels it looks the same.
         channels: of the cells, and of each level below, where height and width are halved.
+        reach: the most cells that things move by in a step, downwards and sideways; what they show is copied.
+        sources: the most cells of a picture that are copied, those that differ most from the background.
         blocks: residual blocks at the lowest level behind the latent.
         embedding: numbers that the action and the latent are given as to every block.
         frames: pictures that the next one is predicted from.
@@ -33,6 +35,8 @@ class VideoConfig:
     colours: int = 8
     patch: tuple[int, int] = (4, 4)
     channels: tuple[int, ...] = (40, 64, 96, 128)
+    reach: tuple[int, int] = (2, 3)
+    sources: int = 192
     blocks: int = 2
     embedding: int = 128
     frames: int = 4
@@ -47,13 +51,15 @@ class VideoConfig:
     free_nats: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels"):  # JSON brings lists
+        for name in ("patch", "channels", "reach"):  # JSON brings lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise ValueError(f"patch must be a height and a width of at least 1, got {self.patch}")
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError(f"channels must be those of at least two levels, got {self.channels}")
-        for name in ("blocks", "embedding", "frames", "codes", "rewards"):
+        if len(self.reach) != 2 or min(self.reach) < 0:
+            raise ValueError(f"reach must be two numbers of cells, at least 0, got {self.reach}")
+        for name in ("sources", "blocks", "embedding", "frames", "codes", "rewards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.context < self.frames:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
 MEMORY = 64  # steps after which a cell that stands still counts as still for ever
+GAIN = 12.0  # nats that a moved cell adds: places where a thing is rarely seen speak against it with 7 or so
+MATCH = (
+    8.0  # nats, at first, by which a shift that fits the last step exactly is likelier than one that does not at all
+)
 WAVES = 4  # by which numbers of steps below that are told apart
 
 
@@ -122,8 +126,8 @@ class VideoDecoder(nn.Module):
         # What a place looks like when nothing is known: the background is right before anything is learned.
         self.place = nn.Parameter(torch.zeros(colours, 1, cells[0] * cells[1], pixels))
 
-    def forward(self, levels: list[Tensor], given: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits [K, B, h * w, P], float32, and the summary [B, 2 C + E].
+    def forward(self, levels: list[Tensor], given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits [K, B, h * w, P], float32, the finest features [B, C, h, w], and the summary [B, 2 C + E].
 
         Args:
             levels: of `VideoEncoder`.
@@ -136,9 +140,92 @@ class VideoDecoder(nn.Module):
         for up, refine, finer in zip(self.up, self.refine, levels[-2::-1], strict=True):
             height, width = finer.shape[2:]
             x = refine(interpolate(up(x), scale_factor=2)[:, :, :height, :width] + finer, given)
-        rows = self.norm(x).permute(0, 2, 3, 1).reshape(1, -1, x.shape[1])
+        x = self.norm(x)
+        rows = x.permute(0, 2, 3, 1).reshape(1, -1, x.shape[1])
         logits = torch.matmul(rows, self.head.to(rows.dtype)).view(len(self.head), len(x), -1, self.head.shape[2])
-        return logits.float() + self.place, summary
+        return logits.float() + self.place, x, summary
+
+
+class CellCopies(nn.Module):
+    """Moves what the newest picture shows: each cell that differs from the background is drawn again some cells on.
+
+    Where to is a choice among all shifts within reach, and none. It begins as "on by as much as in the last step",
+    which is read from the two newest pictures, and is learned from there: the network only has to say where a thing
+    goes otherwise, not to draw it, so that small things keep their shape over many steps. Transport of pixels as in
+    Finn et al. 2016 (section 3, "dynamic neural advection"), matching by a cost volume as in optical flow.
+
+    Args:
+        channels: C.
+        cells: (h, w).
+        reach: the most cells that things move by, downwards and sideways.
+        sources: the most cells of a picture that are moved: those that differ most from the background.
+    """
+
+    shifts: Tensor  # [D, 2]
+
+    def __init__(self, channels: int, cells: tuple[int, int], reach: tuple[int, int], sources: int) -> None:
+        super().__init__()
+        self.cells, self.sources = cells, min(sources, cells[0] * cells[1])
+        rows, columns = (torch.arange(-most, most + 1) for most in reach)
+        self.register_buffer("shifts", torch.cartesian_prod(rows, columns), persistent=False)
+        self.choice = nn.Linear(channels, len(self.shifts) + 1)  # the last: nowhere
+        self.match = nn.Parameter(torch.tensor(MATCH))
+        nn.init.zeros_(self.choice.weight)
+        with torch.no_grad():  # what could have come from several places has stood still
+            self.choice.bias[:-1].copy_((self.shifts == 0).all(-1))
+
+    def forward(self, logits: Tensor, features: Tensor, pictures: tuple[Tensor, Tensor], usual: Tensor) -> Tensor:
+        """Return logits [K, B, h * w, P].
+
+        Args:
+            logits: [K, B, h * w, P] float32.
+            features: [B, C, h, w].
+            pictures: the last but one, and the newest [B, h * w, P] uint8.
+            usual: the background [h * w, P] uint8.
+        """
+        before, newest = pictures
+        count, source = (newest != usual).sum(-1).topk(self.sources)  # [B, S]: no wait for how many there are
+        shown = newest.gather(1, source[..., None].expand(-1, -1, newest.shape[-1]))  # [B, S, P]
+        there = features.flatten(2).mT.gather(1, source[..., None].expand(-1, -1, features.shape[1]))
+        choice = self.choice(there).float()
+        alike = self.match * self._alike(source, shown, before, usual)
+        chosen = torch.softmax(torch.cat([choice[..., :-1] + alike, choice[..., -1:]], -1), -1)[..., :-1]
+        target, inside = self._shifted(source, 1)
+        return self._added(logits, target, shown, GAIN * chosen * (inside & (count > 0)[..., None]))
+
+    def _shifted(self, source: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        """Return the cells one shift on (or, with -1, back) from ``source`` [B, S], [B, S, D], and which there are."""
+        height, width = self.cells
+        row = torch.div(source, width, rounding_mode="floor")[..., None] + sign * self.shifts[:, 0]
+        column = (source % width)[..., None] + sign * self.shifts[:, 1]
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        return torch.where(inside, row * width + column, 0), inside
+
+    def _alike(self, source: Tensor, shown: Tensor, before: Tensor, usual: Tensor) -> Tensor:
+        """Return [B, S, D]: of the pixels off the background, now or one shift back in the picture before, the share
+        that is the same in both.
+        """
+        back, inside = self._shifted(source, -1)
+        rows = torch.arange(len(before), device=back.device)[:, None, None] * before.shape[1]
+        then = before.flatten(0, 1).index_select(0, (rows + back).flatten()).view(*back.shape, -1)  # [B, S, D, P]
+        ground = usual.index_select(0, back.flatten()).view_as(then)
+        now = shown[:, :, None]
+        off_now = shown != usual.index_select(0, source.flatten()).view_as(shown)
+        off_then = then != ground
+        same = (off_now[:, :, None] & off_then & (now == then)).sum(-1)
+        either = (off_now[:, :, None] | off_then).sum(-1)
+        return (same / either.clamp(min=1)) * inside
+
+    def _added(self, logits: Tensor, target: Tensor, shown: Tensor, amount: Tensor) -> Tensor:
+        """Return logits to which ``amount`` [B, S, D] is added at cells ``target`` for colours ``shown`` [B, S, P]."""
+        _, batch, cells, pixels = logits.shape
+        row = torch.arange(batch, device=target.device)[:, None, None]
+        pixel = torch.arange(pixels, device=target.device)
+        place = (row * cells + target)[..., None] * pixels + pixel  # [B, S, D, P]
+        index = shown[:, :, None].long() * (batch * cells * pixels) + place
+        added = amount[..., None].expand_as(index)
+        found: Tensor = logits.flatten().index_add(0, index.flatten(), added.flatten()).view_as(logits)
+        return found
 
 
 class TargetEncoder(nn.Module):

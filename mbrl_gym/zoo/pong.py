@@ -47,10 +47,10 @@ def _middle(mask: np.ndarray[Any, Any]) -> Places:
         return np.stack([rows / count, columns / count], 1)
 
 
-def follow(screens: Screens) -> np.ndarray[Any, Any]:
-    """Return [N] the actions of a player whose paddle follows the ball."""
+def follow(screens: Screens, aim: float = 0.0) -> np.ndarray[Any, Any]:
+    """Return [N] the actions of a player whose paddle follows the ball, or a place ``aim`` rows below it."""
     with np.errstate(invalid="ignore"):
-        gap = ball(screens)[:, 0] - paddle(screens)
+        gap = ball(screens)[:, 0] + aim - paddle(screens)
         return np.where(gap > 4, DOWN, np.where(gap < -4, UP, STAY))
 
 
@@ -77,6 +77,8 @@ class Random:
 class Mixed:
     """Follows the ball to a degree that differs by episode, else holds random actions for a while: varied experience.
 
+    What it follows is a place beside the ball that changes now and then, so that balls come off all of the paddle.
+
     Args:
         rng: draws everything.
     """
@@ -87,12 +89,14 @@ class Mixed:
 
     def begin(self) -> None:
         """Draw the skill of another episode."""
-        self._skill, self._left, self._action = self._rng.uniform(), 0, STAY
+        self._skill, self._left, self._action, self._aim = self._rng.uniform(), 0, STAY, 0.0
 
     def __call__(self, screens: Screens) -> np.ndarray[Any, Any]:
         """Return [1] action."""
+        if self._rng.uniform() < 0.02:
+            self._aim = self._rng.uniform(-7, 7)
         if self._left == 0 and self._rng.uniform() < self._skill:
-            return follow(screens)
+            return follow(screens, self._aim)
         if self._left == 0:
             self._left, self._action = int(self._rng.geometric(0.3)), int(self._rng.integers(6))
         self._left -= 1

@@ -1,0 +1,158 @@
+"""Training of Learned-Pong: recorded play, windows of it, and a fit that goes on where it was stopped."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
+from mbrl_gym.fit import ModelTrainer, TrainerConfig
+from mbrl_gym.models.video import VideoModel
+from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.packing import pack, unpack
+from mbrl_gym.replay import SequenceReplay
+from mbrl_gym.zoo.pong import ball, collect
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+KIND = "pong_training"
+SAVE_EVERY = 300.0  # seconds
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How Learned-Pong is trained.
+
+    Attributes:
+        real_steps: of recorded play.
+        updates: gradient steps.
+        batch_size: windows of each.
+        stages: (share of the updates up to which, steps that windows predict): drift is met once steps are right.
+        near: share of the windows in which something happens: a point, the end of a game, a ball that turns or appears.
+        learning_rate: Adam's at the start; it falls to a fiftieth along a cosine.
+        model: hyperparameters.
+        seed: of everything.
+    """
+
+    real_steps: int = 30_000
+    updates: int = 7_000
+    batch_size: int = 4
+    stages: tuple[tuple[float, int], ...] = ((0.4, 3), (0.8, 6), (1.0, 12))
+    near: float = 0.5
+    learning_rate: float = 1e-3
+    model: VideoConfig = field(default_factory=lambda: VideoConfig(colours=5, learn_termination=True))
+    seed: int = 0
+
+
+class Windows:
+    """Draws windows of recorded play.
+
+    Args:
+        replay: recorded play.
+        recipe: how.
+    """
+
+    def __init__(self, replay: SequenceReplay, recipe: Recipe) -> None:
+        self._replay, self._recipe = replay, recipe
+        self._events = [rows for rows in events(replay).values() if len(rows)]
+
+    def draw(self, progress: float, rng: np.random.Generator) -> SequenceBatch:
+        """Return a batch for an update at ``progress`` in [0, 1) of the fit."""
+        recipe, replay = self._recipe, self._replay
+        steps = next(steps for share, steps in recipe.stages if progress < share)
+        length = recipe.model.context + steps
+        starts = replay.draw(recipe.batch_size, length, rng, cross_episodes=True)
+        for i in np.flatnonzero(rng.uniform(size=len(starts)) < recipe.near):
+            event = rng.choice(self._events[rng.integers(len(self._events))])
+            start = event - recipe.model.context - rng.integers(steps)  # the event is among what is predicted
+            if start >= 0 and replay.holds(np.array([start]), length)[0]:
+                starts[i] = start
+        return replay.gather(starts, length)
+
+
+def events(replay: SequenceReplay, part: int = 1024) -> dict[str, Rows]:
+    """Return the rows of one environment's play in which something happens, by what it is."""
+    rows = replay.windows(1)
+    pieces = [replay.gather(rows[i : i + part], 1) for i in range(0, len(rows), part)]
+    place = np.concatenate([ball(b.obs[:, 0, 0].numpy()) for b in pieces])  # type: ignore[index]
+    speed = np.diff(place, axis=0, prepend=np.nan)
+    with np.errstate(invalid="ignore"):
+        turns = np.abs(np.diff(speed, axis=0, prepend=np.nan)).max(1) > 1.5
+    there = ~np.isnan(place[:, 0])
+    found = {
+        "point": np.concatenate([b.reward[:, 0].numpy() != 0 for b in pieces]),
+        "end": np.concatenate([b.terminated[:, 0].numpy() for b in pieces]),
+        "turn": turns,
+        "appearance": there & ~np.roll(there, 1),
+    }
+    return {name: rows[mask] for name, mask in found.items()}
+
+
+class Training:
+    """A fit of a VideoModel to recorded play that is saved in a folder and goes on from there, bit for bit.
+
+    Args:
+        folder: where it is saved.
+        recipe: how it goes.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.replay = collect(recipe.real_steps, recipe.seed)  # faster than to read it from a disk
+        with torch.random.fork_rng([]):
+            torch.manual_seed(recipe.seed)
+            self.model = VideoModel(self.replay.observation_space, self.replay.action_space, recipe.model)
+        config = TrainerConfig(learning_rate=recipe.learning_rate, length=recipe.model.context + 1)
+        self.trainer = ModelTrainer(self.model, config, seed=recipe.seed)
+        self.windows = Windows(self.replay, recipe)
+        if is_checkpoint(folder):
+            self._load()
+        else:
+            self.model.before_fit(self.replay.sample(4096, 1, np.random.default_rng(recipe.seed)))
+
+    @property
+    def done(self) -> int:
+        """Updates made."""
+        return self.trainer.updates
+
+    def run(self, seconds: float, on_update: Callable[[int, dict[str, Tensor]], None] | None = None) -> bool:
+        """Train until the fit is complete or ``seconds`` are over; save; return whether it is complete.
+
+        Args:
+            seconds: of the clock on the wall.
+            on_update: called after each update with its number and the terms of its loss.
+        """
+        begun = saved = time.monotonic()
+        while self.done < self.recipe.updates and time.monotonic() - begun < seconds:
+            progress = self.done / self.recipe.updates
+            terms = self.trainer.update(self.windows.draw(progress, self.trainer.rng), progress)
+            if on_update is not None:
+                on_update(self.done, terms)
+            if time.monotonic() - saved > SAVE_EVERY:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        return self.done >= self.recipe.updates
+
+    def save(self) -> None:
+        """Write everything that going on needs, but the recorded play, which the seed makes anew."""
+        tensors: dict[str, Tensor] = {}
+        config = {"trainer": pack(self.trainer.state_dict(), tensors), "recipe": repr(self.recipe)}
+        groups = {"model": dict(self.model.state_dict()), "trainer": tensors}
+        save_checkpoint(self.folder, Checkpoint(KIND, config, groups))
+
+    def _load(self) -> None:
+        stored = load_checkpoint(self.folder, kind=KIND)
+        if stored.config["recipe"] != repr(self.recipe):
+            raise ValueError(
+                f"folder must hold a training by the same recipe, got {self.folder} with {stored.config['recipe']}; "
+                "remove it, or name another"
+            )
+        self.model.load_state_dict(dict(stored.tensors["model"]))
+        self.trainer.load_state_dict(unpack(stored.config["trainer"], dict(stored.tensors["trainer"])))

@@ -220,6 +220,7 @@ MAY_IMPORT = {
     "report": EVERYTHING | {"mbrl_gym"},
     "zoo.build": EVERYTHING | {"mbrl_gym"},
     "zoo.pong": CORE | {"models", "envs", "wrappers"},
+    "zoo.build_pong": EVERYTHING | {"zoo.build", "zoo.pong", "zoo.pong_training"},
     "zoo.pong_training": CORE | {"models", "fit", "packing", "zoo.pong"},
     "cli": EVERYTHING | {"mbrl_gym", "zoo.build"},
 }
@@ -246,7 +247,7 @@ ONLY_IN = {
 def layer(module):
     """The layer of a module of the package."""
     name = module.removeprefix("mbrl_gym").removeprefix(".") or "mbrl_gym"
-    name = name if name in ("zoo.build", "zoo.pong", "zoo.pong_training") else name.split(".")[0]
+    name = name if name in ("zoo.build", "zoo.build_pong", "zoo.pong", "zoo.pong_training") else name.split(".")[0]
     return HELPERS.get(name, name)
 
 

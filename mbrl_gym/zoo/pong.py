@@ -26,6 +26,7 @@ SETTINGS = AtariSettings(height=210, width=160, stack=1, clip_rewards=True)
 COURT = slice(34, 194)  # rows between the walls
 BALL, PADDLE = 236, 147  # greys of the ball (in the court) and of the player's paddle, on the right
 STAY, UP, DOWN = 0, 2, 3
+KEYS = {"w": UP, "s": DOWN, "up": UP, "down": DOWN}
 
 
 def ball(screens: Screens) -> Places:
@@ -290,3 +291,48 @@ def fidelity(
         "alive": {str(k): {name: share[k - 1] for name, share in shares.items()} for k in (1, 5, 10, 20, 30, 50)},
         "played": played,
     }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the acceptance test.
+
+    Attributes:
+        what: is measured.
+        value: as text.
+        bar: as text.
+        ok: whether it is met.
+    """
+
+    what: str
+    value: str
+    bar: str
+    ok: bool
+
+
+def acceptance(measured: dict[str, Any]) -> list[Row]:
+    """Return the acceptance test of a model of Pong on what `fidelity` measured."""
+    one, alive, played = measured["one_step"], measured["alive"]["50"], measured["played"]
+    dream = {name: row["dream"]["reward_rate"] for name, row in played.items()}
+    real = {name: row["real"]["reward_rate"] for name, row in played.items()}
+    gone = max(row["dream"]["longest_absence"] for row in played.values())
+    still = max(row["dream"]["longest_standstill"] for row in played.values())
+    rows = [
+        Row("ball drawn within 2 pixels, one step", f"{one['recall']:.3f}", "at least 0.98", one["recall"] >= 0.98),
+        Row(
+            "ball on the screen after 50 steps of open loop",
+            f"{alive['dream']:.2f} (real {alive['real']:.2f})",
+            "within 10 %",
+            abs(alive["dream"] - alive["real"]) <= 0.1 * alive["real"],
+        ),
+        Row("longest absence of the ball, steps", f"{gone}", "at most 30", gone <= 30),
+        Row("longest standstill of the screen, steps", f"{still}", "at most 30", still <= 30),
+    ]
+    for name in played:
+        value = f"{dream[name]:+.4f} (real {real[name]:+.4f})"
+        close = abs(dream[name] - real[name]) <= 0.3 * abs(real[name])
+        rows.append(Row(f"reward a step, {name}", value, "within 30 %", close))
+    order = sorted(played, key=lambda name: real[name])
+    found = sorted(played, key=lambda name: dream[name])
+    rows.append(Row("order of these players", " < ".join(found), " < ".join(order), found == order))
+    return rows

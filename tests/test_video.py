@@ -195,15 +195,24 @@ def test_the_pixel_loss_is_the_clipped_cross_entropy() -> None:
     assert torch.allclose(gradient, torch.autograd.grad(plain, logits)[0], atol=1e-6)
 
 
-def test_pixels_that_moved_weigh_more() -> None:
-    data = pushed(8, 6)
-    losses = []
-    for weight in (1.0, 5.0):
-        model = VideoModel(SPACE, ACTIONS, replace(SMALL, moving_weight=weight, self_fed=0.0))
-        model.before_fit(data)
-        torch.manual_seed(0)
-        losses.append(model.loss(data).terms["pixels"])
-    assert losses[1] > 2 * losses[0]
+def test_what_is_rare_at_its_place_weighs_more_missing_or_too_much() -> None:
+    data, losses = pushed(500, 6), {}
+    for weight in (1.0, 30.0):
+        for goes in (False, True):  # nothing is drawn of the ball, or the ball where it was
+            model = VideoModel(SPACE, ACTIONS, replace(SMALL, rare_weight=weight, reach=(0, 0), self_fed=0.0))
+            model.before_fit(data)
+            model.copies.choice.bias.data[-1] = -100.0 if goes else 100.0
+            losses[weight, goes] = model._pixel_loss(*loss_of(model, data))
+    rare = 1 / (2 / 11) ** 0.5  # a pixel of the middle rows has the ball in two columns of eleven
+    for goes in (False, True):
+        assert 0.7 * rare < losses[30.0, goes] / losses[1.0, goes] < 1.3 * rare
+
+
+def loss_of(model: VideoModel, data: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what the pixel loss of the row behind the context is made of."""
+    picture = model.by_cell(model.palette.encode(data.obs[:, 4]))  # type: ignore[index, arg-type]
+    step = model._step(belief(model, data, 4), data.action[:, 3], picture, None)
+    return step.logits, picture, model._picture(step.logits)[0], torch.ones(len(picture))
 
 
 def rolling(count: int, speed: int) -> SequenceBatch:
@@ -448,7 +457,8 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
         ({"context": 3}, "context must be at least the 4 frames, got 3"),
         ({"self_fed": 1.5}, "self_fed must be between 0 and 1, got 1.5"),
         ({"clip": -0.1}, "clip must be at least 0, got -0.1"),
-        ({"moving_weight": 0.0}, "moving_weight must be positive, got 0.0"),
+        ({"rare_weight": 0.5}, "rare_weight must be between 1 and 255, got 0.5"),
+        ({"rare_weight": 256.0}, "rare_weight must be between 1 and 255, got 256.0"),
     ],
 )
 def test_bad_hyperparameters_are_refused(change: dict[str, Any], message: str) -> None:

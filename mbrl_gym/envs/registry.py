@@ -88,7 +88,7 @@ def make_single(
         env_id: "Learned-" and the id of the real environment.
         checkpoint: a model's folder, in place of the shipped or published one.
         horizon: imagined steps an episode; default: the real environment's time limit.
-        render_mode: None or "rgb_array".
+        render_mode: None, "rgb_array" or "human".
         device: a torch device, or "auto".
         model_class: the class of a model that is not the library's.
         stack: pictures that an observation holds; default: as the model's card says.
@@ -100,7 +100,8 @@ def make_single(
     """
     stored = load_shared(find_model(env_id, checkpoint), device, model_class)
     steps = stored.horizon if horizon is None else horizon
-    return LearnedEnv(stored.model, stored.starts, steps, render_mode, stored.real_id, _view(stored, stack))
+    view, keys = _view(stored, stack), stored.card.get("keys")
+    return LearnedEnv(stored.model, stored.starts, steps, render_mode, stored.real_id, view, keys)
 
 
 def make_vector(

@@ -12,6 +12,7 @@ from mbrl_gym.envs.inputs import encode_actions, parse_start, split_options
 from mbrl_gym.envs.rendering import Renderer, make_renderer
 from mbrl_gym.envs.vector import plain_spec
 from mbrl_gym.envs.view import View
+from mbrl_gym.envs.window import Window, keys_to_action
 from mbrl_gym.model import WorldModel
 from mbrl_gym.spaces import observation_array
 from mbrl_gym.start_states import StartStates
@@ -24,18 +25,19 @@ class LearnedEnv(gym.Env[Any, Any]):
         model: the world model.
         starts: contexts that episodes begin from.
         horizon: imagined steps an episode.
-        render_mode: None, or "rgb_array": classic control is drawn by the real environment's own renderer from the
-            predicted observation, pictures as they are predicted, any other vector observation as a strip chart of its
-            dimensions.
+        render_mode: None; "rgb_array"; or "human", which shows each step in a window. Classic control is drawn by the
+            real environment's own renderer from the predicted observation, pictures as they are predicted, any other
+            vector observation as a strip chart of its dimensions.
         real_id: the id of the real environment, which chooses the renderer.
         view: what is shown of the belief, and so the observation's space (`mbrl_gym.envs.view`); None: what the model
             predicts.
+        keys: actions by the keys that people play with; None: none are known.
 
     Raises:
         ValueError: an argument is out of its range.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  (as in gym.Env)
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 30}  # noqa: RUF012  (as Env)
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class LearnedEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
         real_id: str | None = None,
         view: View | None = None,
+        keys: dict[str, int] | None = None,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
@@ -53,10 +56,14 @@ class LearnedEnv(gym.Env[Any, Any]):
         self.observation_space = self.dream.observation_space
         self.action_space = model.action_space
         self.render_mode = render_mode
+        self._keys = keys
         self._renderer: Renderer | None = None
+        self._window: Window | None = None
         if render_mode is not None:
             self._renderer = make_renderer(real_id, model.observation_space)
             self.metadata = {**self.metadata, "render_fps": self._renderer.fps}
+            if render_mode == "human":
+                self._window = Window("learned environment", self._renderer.fps)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -90,6 +97,7 @@ class LearnedEnv(gym.Env[Any, Any]):
         obs = self._first(self.dream.reset(starts))
         if self._renderer is not None:
             self._renderer.begin(self._predicted(obs))
+            self._show()
         return obs, {"uncertainty": 0.0}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -105,18 +113,37 @@ class LearnedEnv(gym.Env[Any, Any]):
         obs = self._first(obs_batch)
         if self._renderer is not None:
             self._renderer.follow(self._predicted(obs), action, float(prediction.reward))
+            self._show()
         info = {"uncertainty": prediction.uncertainty.item()}
         info |= {name: x.item() if x.dim() == 1 else observation_array(x)[0] for name, x in prediction.info.items()}
         return obs, float(prediction.reward), bool(prediction.terminated), bool(prediction.truncated), info
 
     def render(self) -> Any:
-        """Return the picture [height, width, 3] uint8 of the predicted state, or None without a render mode."""
-        return None if self._renderer is None else self._renderer.draw()
+        """Return the picture [height, width, 3] uint8 of the predicted state; None without one to return."""
+        return self._renderer.draw() if self._renderer is not None and self._window is None else None
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Return the actions of the keys, as `gymnasium.utils.play.play` asks for them.
+
+        Raises:
+            NotImplementedError: no keys are known.
+        """
+        if self._keys is None:
+            raise NotImplementedError(
+                f"keys must be given for people to play {self.action_space}, as in play(env, keys_to_action=...)"
+            )
+        return keys_to_action(self._keys)
 
     def close(self) -> None:
-        """Close the renderer."""
+        """Close the renderer and the window."""
         if self._renderer is not None:
             self._renderer.close()
+        if self._window is not None:
+            self._window.close()
+
+    def _show(self) -> None:
+        if self._window is not None and self._renderer is not None:
+            self._window.show(self._renderer.draw())
 
     def _predicted(self, obs: Any) -> Any:
         """Return what the model itself predicts, which is what is drawn; ``obs`` where that is what is shown."""

@@ -99,6 +99,7 @@ class VideoModel(WorldModel[VideoState]):
     config: VideoConfig
     rewards: Tensor  # [rewards], ascending; those not in use repeat the last
     usual: Tensor  # [h * w, P] uint8: the commonest colour of each place
+    weight: Tensor  # [K, h * w * P] uint8: what a pixel of each colour counts for at each place
     colours_read: Tensor  # [K, D]
 
     def __init__(
@@ -130,6 +131,8 @@ class VideoModel(WorldModel[VideoState]):
         self.termination_head = head(summary, 1)
         self.register_buffer("rewards", torch.zeros(config.rewards))
         self.register_buffer("usual", torch.zeros(self.cells[0] * self.cells[1], self.pixels, dtype=torch.uint8))
+        weight = torch.ones(config.colours, self.usual.numel(), dtype=torch.uint8)
+        self.register_buffer("weight", weight)
         self.register_buffer("colours_read", read, persistent=False)
 
     # ---- beliefs ----------------------------------------------------------------------------------------------------
@@ -374,7 +377,7 @@ class VideoModel(WorldModel[VideoState]):
         divergence = 0.8 * step.posterior.detach().kl(step.prior) + 0.2 * step.posterior.kl(step.prior.detach())
         ends = batch.terminated[:, t].float()
         terms = {
-            "pixels": self._pixel_loss(step.logits, picture, counted * ~guessed),
+            "pixels": self._pixel_loss(step.logits, picture, drawn, counted * ~guessed),
             "latent": (divergence.clamp(min=self.config.free_nats) * counted).mean(),
             "reward": (cross_entropy(step.reward, reward, reduction="none") * counted).mean(),
             "wrong_pixels": wrong.mean(),
@@ -384,11 +387,15 @@ class VideoModel(WorldModel[VideoState]):
             terms["termination"] = (ending * counted).mean()
         return goes_on, terms
 
-    def _pixel_loss(self, logits: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
-        """Return [], summed over the picture, averaged over the batch with ``weight`` [B]."""
+    def _pixel_loss(self, logits: Tensor, picture: Tensor, drawn: Tensor, counted: Tensor) -> Tensor:
+        """Return [], summed over the picture, averaged over the batch with ``counted`` [B].
+
+        A pixel counts for as much as the rarer of its true colour and the one that was ``drawn`` [B, h, w, P] is rare
+        at its place: a small thing is worth as much where it is missing as where it should not be.
+        """
         target = picture.flatten(1)
-        scale = torch.where(target != self.usual.flatten(), self.config.moving_weight, 1.0) * weight[:, None]
-        flat = logits.reshape(len(logits), -1)
+        rare = torch.maximum(*(self.weight.gather(0, x.flatten(1).long()) for x in (picture, drawn)))
+        flat, scale = logits.reshape(len(logits), -1), rare * counted[:, None]
         found: Tensor = PixelLoss.apply(flat, target.reshape(-1), scale.reshape(-1), self.config.clip)  # type: ignore[no-untyped-call]
         return found / len(picture)
 
@@ -413,6 +420,7 @@ class VideoModel(WorldModel[VideoState]):
         counts = torch.stack([(numbers == k).float().mean(0) for k in range(self.config.colours)])
         self.decoder.place.copy_(torch.log(counts + 1e-4).view_as(self.decoder.place))
         self.usual.copy_(counts.argmax(0).view_as(self.usual))
+        self.weight.copy_(counts.clamp(min=1e-9).rsqrt().clamp(max=self.config.rare_weight))
 
     def _learn_rewards(self, reward: Tensor) -> None:
         found = torch.from_numpy(np.unique(reward.cpu().numpy()))

@@ -25,7 +25,8 @@ class VideoConfig:
         self_fed: share of the windows in training whose pictures are the model's own, step after step.
         prior_share: share of the steps in these whose own picture is drawn with a latent from the prior.
         clip: cross-entropy of a pixel, in nats, below which it is right enough and has no gradient.
-        moving_weight: of the pixels whose colour is not the commonest of their place.
+        rare_weight: the most that a pixel counts for. It counts for one over the root of how often its place has its
+            colour, so that what is seldom somewhere is learned although the background is everywhere.
         free_nats: divergence of the latent that costs nothing.
 
     Raises:
@@ -47,7 +48,7 @@ class VideoConfig:
     self_fed: float = 0.5
     prior_share: float = 0.1
     clip: float = 0.01
-    moving_weight: float = 4.0
+    rare_weight: float = 30.0
     free_nats: float = 0.0
 
     def __post_init__(self) -> None:
@@ -70,5 +71,5 @@ class VideoConfig:
         for name in ("clip", "free_nats"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not self.moving_weight > 0:
-            raise ValueError(f"moving_weight must be positive, got {self.moving_weight}")
+        if not 1 <= self.rare_weight <= 255:
+            raise ValueError(f"rare_weight must be between 1 and 255, got {self.rare_weight}")

@@ -16,6 +16,7 @@ from mbrl_gym.agents.model_learner import OptimizerConfig
 from mbrl_gym.agents.pets import PETS
 from mbrl_gym.agents.planet import PlaNet
 from mbrl_gym.agents.policy_search import policy_prior, policy_value, search_policy
+from mbrl_gym.agents.record_experience import RecordExperience
 from mbrl_gym.agents.rollout_length import AdaptiveLength, FixedLength, ScheduledLength
 from mbrl_gym.agents.sac import LeanSAC
 from mbrl_gym.agents.simple import SimPLe
@@ -42,6 +43,7 @@ __all__ = [
     "OptimizerConfig",
     "PlaNet",
     "RecentStarts",
+    "RecordExperience",
     "ScheduledLength",
     "SimPLe",
     "UniformStarts",

@@ -32,6 +32,19 @@ def normalizes_observations(env: Any) -> bool:
     return normalize is not None and normalize.norm_obs
 
 
+def add_step(replay: SequenceReplay, action: Any, result: tuple[Any, Any, Any, list[dict[str, Any]]]) -> None:
+    """Add to ``replay`` the ``result`` of a VecEnv's step for ``action`` [n_envs, *action].
+
+    Raises:
+        ValueError: a value is NaN or infinite; nothing was stored.
+    """
+    obs, reward, dones, infos = result
+    done = np.asarray(dones, dtype=bool)
+    truncated = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos]) & done
+    final = [infos[i]["terminal_observation"] if done[i] else None for i in range(len(done))] if done.any() else None
+    replay.add(action, obs, reward, done & ~truncated, truncated, final)
+
+
 class RealEnv:
     """The real environment for the collector: policies read its (perhaps normalised) observations, the replay raw ones.
 
@@ -75,13 +88,7 @@ class RealEnv:
             ValueError: the environment returned NaN or infinity; nothing was stored.
         """
         result = self._step(action)
-        obs, reward, done, infos = result if self._recorder is None else self._recorder.last or result
-        done = np.asarray(done, dtype=bool)
-        truncated = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos]) & done
-        final = (
-            [infos[i]["terminal_observation"] if done[i] else None for i in range(len(done))] if done.any() else None
-        )
-        replay.add(action, obs, reward, done & ~truncated, truncated, final)
+        add_step(replay, action, result if self._recorder is None else self._recorder.last or result)
         return result
 
     def _step(self, action: Any) -> tuple[Any, Any, Any, list[dict[str, Any]]]:

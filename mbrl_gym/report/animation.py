@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mbrl_gym.data import Predict
 from mbrl_gym.envs.rendering import Renderer, make_renderer
 from mbrl_gym.envs.single import LearnedEnv
-from mbrl_gym.report.returns import Predict
 
 CAPTION = 44  # pixels above each picture
 GAP = 8

@@ -1,18 +1,15 @@
 """Returns of a policy: whole episodes, recorded where asked for."""
 
-import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
+from mbrl_gym.data import Predict, play
 from mbrl_gym.replay import SequenceReplay
-
-# SB3's signature: (observation, memory, episode_start, deterministic) -> (action, memory).
-Predict = Callable[..., tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,6 @@ class Returns:
         }
 
 
-def random_policy(space: spaces.Space[Any], seed: int = 0) -> Predict:
-    """Return uniformly random actions of ``space`` in the signature of SB3's predict."""
-    space = copy.deepcopy(space)  # sampling must not touch the caller's space
-    space.seed(seed)
-    return lambda *_: (space.sample(), None)
-
-
 def run_episodes(
     predict: Predict,
     env: gym.Env[Any, Any],
@@ -78,28 +68,15 @@ def run_episodes(
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     returns, lengths = [], []
-    obs, _ = env.reset(seed=seed)
-    if replay is not None:
-        replay.begin(_batch(obs))
-    for i in range(episodes):
-        total, length, ended, memory = 0.0, 0, False, None
-        while not ended:
-            action, memory = predict(obs, memory, np.array([length == 0]), deterministic)
-            obs, reward, terminated, truncated, _ = env.step(action)
-            total, length, final = total + float(reward), length + 1, obs
-            truncated = bool(truncated) or (length >= max_steps and not terminated)
-            ended = bool(terminated) or truncated
-            if ended:
-                obs, _ = env.reset(seed=seed + i + 1)
-            if replay is not None:
-                flags = (np.array([terminated]), np.array([truncated]))
-                replay.add(np.asarray(action)[None], _batch(obs), np.array([reward]), *flags, [final])
-        returns.append(total)
-        lengths.append(length)
+    steps = play(predict, env, itertools.count(seed), replay, deterministic, max_steps)
+    for _ in range(episodes):
+        rewards = []
+        for step in steps:
+            rewards.append(step.reward)
+            if step.ended:
+                break
+        returns.append(sum(rewards))
+        lengths.append(len(rewards))
         if on_episode is not None:
-            on_episode(total)
+            on_episode(returns[-1])
     return Returns(returns, lengths)
-
-
-def _batch(obs: Any) -> Any:
-    return {k: np.asarray(v)[None] for k, v in obs.items()} if isinstance(obs, dict) else np.asarray(obs)[None]

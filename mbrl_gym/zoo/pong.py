@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from mbrl_gym.data import record
 from mbrl_gym.envs.vector import LearnedVectorEnv
 from mbrl_gym.models.video import VideoModel
 from mbrl_gym.replay import SequenceReplay
@@ -76,7 +77,7 @@ class Random:
 
 
 class Mixed:
-    """Follows the ball to a degree that differs by episode, else holds random actions for a while: varied experience.
+    """Follows the ball to a degree that is drawn, else holds random actions for a while; a new one for each episode.
 
     What it follows is a place beside the ball that changes now and then, so that balls come off all of the paddle.
 
@@ -86,11 +87,7 @@ class Mixed:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
-        self.begin()
-
-    def begin(self) -> None:
-        """Draw the skill of another episode."""
-        self._skill, self._left, self._action, self._aim = self._rng.uniform(), 0, STAY, 0.0
+        self._skill, self._left, self._action, self._aim = rng.uniform(), 0, STAY, 0.0
 
     def __call__(self, screens: Screens) -> np.ndarray[Any, Any]:
         """Return [1] action."""
@@ -111,18 +108,13 @@ def make_real() -> gym.Env[Any, Any]:
 
 def collect(steps: int, seed: int) -> SequenceReplay:
     """Return ``steps`` real steps of `Mixed`."""
-    env, policy = make_real(), Mixed(np.random.default_rng(seed))
-    replay = SequenceReplay(env.observation_space, env.action_space, 2 * steps)
-    obs, _ = env.reset(seed=seed)
-    replay.begin(obs[None])
-    for _ in range(steps):
-        action = policy(obs)
-        final, reward, terminated, truncated, _ = env.step(action[0])
-        over = terminated or truncated
-        obs = env.reset()[0] if over else final
-        replay.add(action, obs[None], [reward], [terminated], [truncated], final[None] if over else None)
-        if over:
-            policy.begin()
+    env, rng = make_real(), np.random.default_rng(seed)
+
+    def predict(screens: Screens, player: Mixed | None, *_: Any) -> tuple[Any, Mixed]:
+        player = player or Mixed(rng)
+        return player(screens)[0], player
+
+    replay = record(env, predict, steps, seed)
     env.close()
     return replay
 

@@ -72,9 +72,9 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ([], ["demo", "train", "evaluate", "list"]),
+        ([], ["demo", "train", "record", "evaluate", "export", "list"]),
         (["demo"], ["--out", "--seed", "--env", "--steps", "--no-baseline", "runs/demo", "3000", "Pendulum-v1"]),
-        (["train"], ["{dreamer,dyna,mbpo,pets,planet}"]),
+        (["train"], ["{dreamer,dyna,mbpo,model,pets,planet}"]),
         (
             ["train", "dyna"],
             ["--env", "--steps", "--out", "--algorithm", "--seed", "--device", "--publish", "--resume"],

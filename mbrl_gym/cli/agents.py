@@ -228,7 +228,19 @@ KINDS: dict[str, AgentKind] = {
     "pets": PETSKind(),
     "planet": PlaNetKind(),
 }
-ALL_OPTIONS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.options))
+OPTIONS = {**{name: kind.options for name, kind in KINDS.items()}, "model": ("dataset", "model", "updates")}
+
+
+def check_options(args: Train) -> None:
+    """Raise unless all options that were given belong to what is trained.
+
+    Raises:
+        UserError: one is another's.
+    """
+    for name in dict.fromkeys(name for options in OPTIONS.values() for name in options):
+        if name not in OPTIONS[args.agent] and getattr(args, name) is not None:
+            owners = ", ".join(other for other, options in OPTIONS.items() if name in options)
+            raise UserError(f"--{name.replace('_', '-')} is an option of {owners}, not of {args.agent}; leave it out")
 
 
 def find_kind(args: Train) -> AgentKind:
@@ -237,12 +249,8 @@ def find_kind(args: Train) -> AgentKind:
     Raises:
         UserError: an option of another kind was given.
     """
-    kind = KINDS[args.agent]
-    for name in ALL_OPTIONS:
-        if name not in kind.options and getattr(args, name) is not None:
-            owners = ", ".join(other for other, k in KINDS.items() if name in k.options)
-            raise UserError(f"--{name.replace('_', '-')} is an option of {owners}, not of {args.agent}; leave it out")
-    return kind
+    check_options(args)
+    return KINDS[args.agent]
 
 
 def load_agent(run: RunFolder, arguments: dict[str, Any], device: str) -> ModelBasedAlgorithm:

@@ -52,23 +52,30 @@ class Demo(Common):
 
 @dataclass(frozen=True)
 class Train(Common):
-    """Train an agent on a real environment, and keep model, policy and logs in a run folder.
+    """Train an agent on a real environment, and keep model, policy and logs in a run folder; or a model of a data set.
 
     Ctrl-C stops at the next real step and saves; --resume goes on exactly from there.
     """
 
-    agent: Positional[Literal["dreamer", "dyna", "mbpo", "pets", "planet"]]
+    agent: Positional[Literal["dreamer", "dyna", "mbpo", "model", "pets", "planet"]]
     """dreamer: an actor and a critic that learn in the imagination of a recurrent model.
     dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way.
     mbpo: SAC on short imagined rollouts that branch from real states.
+    model: a model alone, from recorded experience (--dataset) and without a real step.
     pets: plans in a probabilistic ensemble at every real step, and trains no policy.
     planet: the same in the beliefs of a recurrent model."""
     out: Path
     """Run folder; a run that is in it already is never overwritten (see --resume)."""
     env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed unless --resume)")] = None
-    """Id of the real environment, as in Pendulum-v1 or package:Name-v0."""
+    """Id of the real environment, as in Pendulum-v1 or package:Name-v0; model: the data set's own by default."""
     steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(needed unless --resume)")] = None
     """Real steps in all, those before a --resume included."""
+    dataset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed by model)")] = None
+    """model: a folder of `mbrl-gym record` or of an agent's run, or the id of a Minari data set on this machine."""
+    model: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ensemble)")] = None
+    """model: ensemble, bayes_by_backprop, mc_dropout, swag, last_layer or gaussian_process."""
+    updates: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: that of the trainer, 2000)")] = None
+    """model: gradient steps at most; training ends earlier where the held-out error does."""
     algorithm: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ppo)")] = None
     """dyna: ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
     preset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: cpu)")] = None
@@ -110,9 +117,71 @@ class Train(Common):
 
     def run(self) -> int:
         """Run the command."""
+        if self.agent == "model":
+            from mbrl_gym.cli.train_model import run_train_model
+
+            return run_train_model(self)
         from mbrl_gym.cli.train import run_train
 
         return run_train(self)
+
+
+@dataclass(frozen=True)
+class Record(Common):
+    """Record real experience into a run folder, for `mbrl-gym train model --dataset` or mbrl_gym.data.load_experience.
+
+    Ctrl-C stops at the next real step and saves what there is.
+    """
+
+    env: Positional[str]
+    """Id of the real environment, as in Pendulum-v1 or package:Name-v0."""
+    steps: int
+    """Real steps."""
+    out: Path
+    """Run folder; one that holds something already is never overwritten."""
+    policy: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: random actions)")] = None
+    """What acts, exploring: the run folder of an agent, or a zip of Stable-Baselines3 (see --algorithm)."""
+    algorithm: Annotated[str | None, arg(aliases=["--algo"], metavar="STR", help_behavior_hint="(needed by a zip)")] = (
+        None
+    )
+    """Of the zip: ppo, sac, ..., as in `mbrl-gym train dyna`. A zip can run code when it is loaded: trust it first."""
+    seed: Annotated[
+        int | None, arg(metavar="INT", help_behavior_hint="(default: a fresh one, which run.json records)")
+    ] = None
+    """Of the first reset and of the actions."""
+    device: str = "auto"
+    """A torch device, or auto."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.record import run_record
+
+        return run_record(self)
+
+
+@dataclass(frozen=True)
+class Export(Common):
+    """Take the newest model out of a run, as a learned environment, and its policy where Stable-Baselines3 can read it.
+
+    Of a run that was stopped in the middle, that is what its agent last saved.
+    """
+
+    folder: Positional[Path]
+    """Run folder."""
+    out: Path
+    """Folder for model and policy.zip; one that holds something already is never overwritten."""
+    publish: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: not published)")] = None
+    """Also publish the model under this id, as in Learned-MyPendulum-v0, for gym.make in any later process."""
+    device: str = "auto"
+    """A torch device, or auto."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.export import run_export
+
+        return run_export(self)
 
 
 @dataclass(frozen=True)
@@ -157,6 +226,8 @@ class List(Common):
 Command = (
     Annotated[Demo, subcommand("demo")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Record, subcommand("record")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[List, subcommand("list")]
 )

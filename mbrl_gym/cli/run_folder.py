@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import mbrl_gym
 from mbrl_gym.cli.errors import UserError
 
@@ -20,7 +22,8 @@ CONTENTS = {
     "model": "the learned environment: gym.make('Learned-...', checkpoint=...)",
     "policy.zip": "the policy, for Stable-Baselines3's own load()",
     "agent": "everything: model, policy, experience; mbrl-gym evaluate and --resume read it",
-    "progress.csv": "the log, one row a training",
+    "experience": "the recorded steps: mbrl-gym train model --dataset, mbrl_gym.data.load_experience",
+    "progress.csv": "the log",
     "tensorboard": "the same for TensorBoard",
     "model.png": "picture: k-step prediction against reality",
     "dream.webp": "animation: dream beside reality",
@@ -50,6 +53,11 @@ class RunFolder:
         return self.root / "policy.zip"
 
     @property
+    def experience(self) -> Path:
+        """The recorded experience."""
+        return self.root / "experience"
+
+    @property
     def picture(self) -> Path:
         """Prediction against reality."""
         return self.root / "model.png"
@@ -64,6 +72,17 @@ class RunFolder:
         if self.root.is_dir():
             return any(self.root.iterdir())
         return os.path.lexists(self.root)
+
+    def check_free(self) -> None:
+        """Raise unless a run may begin here.
+
+        Raises:
+            UserError: something is there.
+        """
+        if (self.root / "run.json").is_file():
+            raise UserError(f"{self.root} holds a run already; choose another --out")
+        if self.exists():
+            raise UserError(f"{self.root} exists and is not empty; choose another --out")
 
     def create(self) -> None:
         """Make the folder.
@@ -134,6 +153,11 @@ def facts() -> dict[str, Any]:
 def now() -> str:
     """Return the time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def fresh_seed() -> int:
+    """Return a seed from the system's randomness."""
+    return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
 
 
 def command_line(arguments: list[str] | None = None) -> list[str]:

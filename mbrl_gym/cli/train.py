@@ -20,7 +20,7 @@ from mbrl_gym.cli.errors import INTERRUPTED, UserError, user_errors
 from mbrl_gym.cli.logs import run_logger
 from mbrl_gym.cli.outputs import EVALUATION_SEED, save_agent, save_picture, unseen_experience
 from mbrl_gym.cli.real import check_device, make_real
-from mbrl_gym.cli.run_folder import RunFolder, command_line, facts, now
+from mbrl_gym.cli.run_folder import RunFolder, command_line, facts, fresh_seed, now
 from mbrl_gym.cli.text import spread
 from mbrl_gym.report import run_episodes
 from mbrl_gym.store import StoredModel
@@ -87,10 +87,11 @@ def _begin(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgor
         raise UserError("--env and --steps are needed, as in --env Pendulum-v1 --steps 3000 (or --resume a run)")
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1 real step, got {args.steps}")
-    if run.exists():
-        raise UserError(_refusal(run))
+    if (run.root / "run.json").is_file():
+        raise UserError(f"{run.root} holds a run already; continue it with --resume, or choose another --out")
+    run.check_free()
     kind = find_kind(args)
-    seed = args.seed if args.seed is not None else int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+    seed = fresh_seed() if args.seed is None else args.seed
     real = make_real(args.env)
     with user_errors(*WRONG_REQUEST, prefix=f"{kind.request(args)}: "):
         agent = kind.make(args, real, seed)
@@ -110,12 +111,6 @@ def _begin(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgor
         "finished": None,
         "sessions": [],
     }, agent
-
-
-def _refusal(run: RunFolder) -> str:
-    if (run.root / "run.json").is_file():
-        return f"{run.root} holds a run already; continue it with --resume, or choose another --out"
-    return f"{run.root} exists and is not empty; choose another --out"
 
 
 def _resume(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgorithm]:
@@ -222,16 +217,17 @@ def folder_text(run: RunFolder) -> str:
 def next_text(run: RunFolder, env_id: str, published: str | None = None) -> str:
     """Return what can be done with a finished run."""
     folder = Path(run.root).as_posix()
-    if published:
-        make = f'gym.make("{published}")'
-    else:
-        known = f"Learned-{env_id}" in gym.registry
-        learned = f"Learned-{env_id.rpartition(':')[2]}"
-        make = f'{"gym" if known else "mbrl_gym"}.make("{learned}", checkpoint="{folder}/model")'
     return (
         f"  mbrl-gym evaluate {folder} --dream          # the policy, in reality and in its dream\n"
         f"  mbrl-gym train dyna --env {env_id} --steps 3000 --out runs/mine --seed 1\n"
-        "  python:\n"
-        "    import gymnasium as gym, mbrl_gym\n"
-        f"    env = {make}"
+        f"{python_text(run, env_id, published)}"
     )
+
+
+def python_text(run: RunFolder, env_id: str | None, published: str | None = None) -> str:
+    """Return how Python makes the learned environment of a run; ``env_id`` is the real one's, where it has one."""
+    learned = f"Learned-{(env_id or 'Mine-v0').rpartition(':')[2]}"
+    make = f'{"gym" if learned in gym.registry else "mbrl_gym"}.make("{learned}", checkpoint="{run.model.as_posix()}")'
+    if published:
+        make = f'gym.make("{published}")'
+    return f"  python:\n    import gymnasium as gym, mbrl_gym\n    env = {make}"

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= 2.13.0
-EXTRAS ?= viz,dev
+EXTRAS ?= viz,data,dev
 PIP    := $(VENV)/bin/python -m pip
 OS     := $(shell uname -s)
 # Without a screen MuJoCo draws through EGL, which only Linux has.
@@ -12,7 +12,7 @@ GPU    := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 BACKEND ?= $(if $(filter Darwin,$(OS)),default,$(if $(filter-out 0,$(GPU)),cuda,cpu))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-slow check format zoo bench-gpu clean
+.PHONY: setup demo test test-slow check format docs zoo bench-gpu clean
 
 setup: $(VENV)/.stamp
 
@@ -52,6 +52,11 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The site, into site/.
+docs: setup
+	$(PIP) install -q -c $(VENV)/torch.txt -c constraints.txt -e ".[$(EXTRAS),docs]"
+	$(VENV)/bin/python -m mkdocs build --strict
+
 zoo: setup
 	$(RUN) -m mbrl_gym.zoo.build
 
@@ -61,4 +66,4 @@ bench-gpu: setup
 	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(VENV)/bin/python benchmarks/dreamer_gpu.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist site *.egg-info runs

@@ -49,9 +49,10 @@ def load_experience(path: str | os.PathLike[str]) -> SequenceReplay:
     checkpoint = load_checkpoint(path, kind=KIND)
     config = checkpoint.config
     try:
-        described = [space_from_json(config[name]) for name in ("observation_space", "action_space")]
+        observation_space = space_from_json(config["observation_space"])
+        action_space = space_from_json(config["action_space"])
         chunks, sizes = checkpoint.chunks["replay"], (config["capacity"], config["n_envs"])
-        return SequenceReplay.from_chunks(chunks, *described, *sizes)
+        return SequenceReplay.from_chunks(chunks, observation_space, action_space, *sizes)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the experience does not fit its own description ({type(error).__name__}: {error}); "

@@ -146,6 +146,7 @@ def test_what_cannot_be_recorded(tmp_path, capsys, agent):
     SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, buffer_size=10, device="cpu").save(policy)
     begin = ["record", "CartPole-v1", "--out", out, "--steps"]
     assert "--steps must be at least 1 real step, got 0" in error_of(capsys, *begin, 0)
+    assert "--device nope cannot be used" in error_of(capsys, *begin, 5, "--device", "nope")
     assert "cannot make the environment 'Nope-v0'" in error_of(capsys, "record", "Nope-v0", "--out", out, "--steps", 1)
     begin.append(5)
     assert "there is no --policy; leave it out" in error_of(capsys, *begin, "--algo", "ppo")
@@ -242,6 +243,15 @@ def test_experience_without_an_environment_and_one_that_is_named(tmp_path, capsy
     )
 
 
+def test_start_states_are_no_more_than_are_needed(recorded, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mbrl_gym.cli.train_model.STARTS", 2)
+    out = tmp_path / "run"
+    printed(capsys, "train", "model", "--dataset", recorded, "--out", out, "--seed", 0, "--updates", 3)
+    stored, replay = load_model(out / "model"), load_experience(recorded / "experience")
+    rng = np.random.default_rng(0)
+    assert stored.starts.obs.tolist() == replay.starts(kind="resets", most=2, rng=rng).obs.tolist()
+
+
 def test_a_tenth_of_the_episodes_is_held_out():
     replay = record(gym.make("CartPole-v1"), steps=500)
     total = len(list(episodes(replay)))
@@ -275,6 +285,7 @@ def test_what_cannot_be_trained(recorded, tmp_path, capsys, agent):
     begin = ["train", "model", "--out", out]
     assert "--dataset is needed" in error_of(capsys, *begin)
     begin += ["--dataset", recorded]
+    assert "--device nope cannot be used" in error_of(capsys, *begin, "--device", "nope")
     assert "--steps counts real steps" in error_of(capsys, *begin, "--steps", 5)
     assert "--resume goes on with an agent" in error_of(capsys, *begin, "--resume")
     assert "--model must be one of ensemble" in error_of(capsys, *begin, "--model", "rssm")
@@ -347,6 +358,7 @@ def test_an_agent_without_an_sb3_policy_exports_its_model(agent, tmp_path, capsy
 
 def test_what_cannot_be_exported(recorded, agent, tmp_path, capsys):
     out = tmp_path / "out"
+    assert "--device nope cannot be used" in error_of(capsys, "export", agent, "--out", out, "--device", "nope")
     assert "holds no trained model yet" in error_of(capsys, "export", recorded, "--out", out)
     assert "is no run folder" in error_of(capsys, "export", tmp_path, "--out", out)
     assert "there is no folder" in error_of(capsys, "export", tmp_path / "nope", "--out", out)

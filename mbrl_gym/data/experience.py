@@ -33,7 +33,6 @@ def save_experience(
         "action_space": space_to_json(replay.action_space),
         "capacity": replay.capacity,
         "n_envs": replay.n_envs,
-        "transitions": replay.n_transitions,
         "facts": dict(facts or {}),
     }
     chunks = [chunk for chunk in replay.chunks() if not any(name.startswith("extras/") for name in chunk)]

@@ -20,6 +20,9 @@ class RecordExperience(BaseCallback):
     last observation of each episode. A step that SB3 reports as ended by a time limit is truncated, any other end is
     terminated. SB3 says no more than that: where both flags came at once, it reports the end alone.
 
+    A ``learn`` that goes on (``reset_num_timesteps=False``) goes on in the open episode. As SB3 itself, it takes it
+    that nobody else has moved the environment meanwhile.
+
     Args:
         target: a replay (made for the environment's spaces and number), or a directory, into which
             `mbrl_gym.data.save_experience` writes when ``learn`` ends.
@@ -116,7 +119,7 @@ class _Tap:
         return obs
 
     def _step_async(self, actions: Any) -> None:
-        self._action = np.array(actions)  # a copy: the algorithm may go on to change its own
+        self._action = actions
         self._methods[1](actions)
 
     def _step_wait(self) -> Any:

@@ -300,6 +300,8 @@ def test_what_minari_cannot_do_is_said(minari, tmp_path, monkeypatch):
         to_minari(empty, "empty-v0")
     with pytest.raises(TypeError):
         to_minari(replay, "half-v0", no_such_option=1)
+    with pytest.raises(AssertionError):  # of Minari, when it has begun to write
+        to_minari(replay, "half-v0", author=3)
     assert sorted(minari.list_local_datasets()) == ["taken-v0"]
     assert not (tmp_path / "minari" / "half-v0").exists()
 

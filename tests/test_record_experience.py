@@ -6,7 +6,6 @@ from gymnasium import spaces
 from sb3_contrib import TQC, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import ConvertCallback, EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from mbrl_gym import SequenceReplay
@@ -93,14 +92,26 @@ def test_a_learn_that_goes_on_goes_on_in_its_episode():
     assert as_lists(episodes(callback.replay)) == told_by(worlds)
 
 
-def test_what_happens_between_two_learns_is_not_recorded():
-    world = Told(lengths=(6,))
+def test_a_learn_in_between_that_was_not_recorded_leaves_a_gap():
+    world = Told(lengths=(100,))
     callback = RecordExperience(SequenceReplay(BOX, PUSH, 400))
     model = PPO("MlpPolicy", vector([world]), policy_kwargs={**SMALL}, **FEW)
+    for recorder in (callback, None, callback):
+        model.learn(16, recorder, reset_num_timesteps=False)
+    first, second = episodes(callback.replay)
+    (told,) = world.episodes()
+    assert np.array_equal(first.obs, told.obs[:17])
+    assert np.array_equal(second.obs, told.obs[32:])
+    assert np.array_equal(second.action, told.action[32:])
+
+
+def test_equal_first_observations_do_not_join_episodes():
+    nothing = spaces.Discrete(1)
+    callback = RecordExperience(SequenceReplay(nothing, CHOICE, 400))
+    model = PPO("MlpPolicy", vector([Told(nothing, CHOICE, lengths=(40,))]), policy_kwargs={**SMALL}, **FEW)
     model.learn(16, callback)
-    evaluate_policy(model, model.env, n_eval_episodes=1, warn=False)
-    model.learn(32, callback, reset_num_timesteps=False)
-    assert callback.replay.n_transitions == model.num_timesteps
+    model.learn(16, callback)
+    assert [len(e) for e in episodes(callback.replay)] == [16, 16]
 
 
 def test_an_evaluation_beside_the_training_is_not_recorded():

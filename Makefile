@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= 2.13.0
-EXTRAS ?= viz,data,dev
+EXTRAS ?= viz,serve,data,dev
 PIP    := $(VENV)/bin/python -m pip
 OS     := $(shell uname -s)
 # Without a screen MuJoCo draws through EGL, which only Linux has.

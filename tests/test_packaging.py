@@ -187,6 +187,7 @@ EVERYTHING = CORE | {
     "report",
     "wrappers",
     "agents",
+    "play",
 }
 MAY_IMPORT = {
     "tensors": set(),
@@ -217,9 +218,10 @@ MAY_IMPORT = {
     "zoo": {"checkpoint"},
     "envs": CORE | {"store", "zoo"},
     "wrappers": CORE | {"models", "envs", "store", "tasks"},
-    "agents": EVERYTHING - {"report", "zoo"},
-    "mbrl_gym": EVERYTHING - {"report", "wrappers", "agents"},
-    "report": EVERYTHING | {"mbrl_gym"},
+    "play": CORE | {"envs", "store", "wrappers"},
+    "agents": EVERYTHING - {"report", "zoo", "play"},
+    "mbrl_gym": EVERYTHING - {"report", "wrappers", "agents", "play"},
+    "report": (EVERYTHING - {"play"}) | {"mbrl_gym"},
     "zoo.build": EVERYTHING | {"mbrl_gym"},
     "zoo.pong": CORE | {"data", "models", "envs", "wrappers"},
     "zoo.build_pong": EVERYTHING | {"zoo.build", "zoo.pong", "zoo.pong_training"},
@@ -241,6 +243,8 @@ ONLY_IN = {
     "sb3_contrib": ("agents", "wrappers.sb3", "report", "cli", "zoo.build"),
     "matplotlib": ("report", "cli"),
     "tyro": ("cli",),
+    "starlette": ("play.server",),
+    "uvicorn": ("play.server",),
     "mujoco": (),
     "ale_py": ("cli", "wrappers.atari"),
 }

@@ -15,6 +15,10 @@ class Common(ABC):
     debug: bool = field(default=False, kw_only=True)
     """Show the traceback of an error."""
 
+    def needs_screen(self) -> bool:
+        """Return whether it opens a window; the others draw in memory."""
+        return False
+
     @abstractmethod
     def run(self) -> int:
         """Run the command and return its exit code."""
@@ -213,6 +217,45 @@ class Evaluate(Common):
 
 
 @dataclass(frozen=True)
+class Play(Common):
+    """Play a learned environment in the browser, beside the real one, or let a policy play it.
+
+    Keys are on the page. Nothing but this machine can connect unless --host says so.
+    """
+
+    id: Positional[str]
+    """Id of a learned environment, as in Learned-CartPole-v1, or the folder of a model or of a run."""
+    port: int = 8000
+    """Of the page; 0 takes a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets everybody in your network play."""
+    browser: bool = True
+    """Open the page."""
+    real: bool = True
+    """Show the real environment beside the dream, where it can be made."""
+    policy: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: nobody but you plays)")] = None
+    """A policy that can play too: an SB3 zip (see --algo), or the folder of a run. Give files that you trust alone."""
+    algo: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed for a zip)")] = None
+    """What made the zip: ppo, a2c, sac, td3, ddpg, dqn, ..., or module:Class."""
+    record: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: no recordings)")] = None
+    """Folder that recordings go into."""
+    fps: int = 15
+    """Steps a second."""
+    window: bool = False
+    """Play in a window instead, the dream alone (needs a screen and pygame)."""
+
+    def needs_screen(self) -> bool:
+        """Return whether it opens a window."""
+        return self.window
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.play import run_play
+
+        return run_play(self)
+
+
+@dataclass(frozen=True)
 class List(Common):
     """List the learned environments that are shipped with the library or were published on this machine."""
 
@@ -228,6 +271,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Play, subcommand("play")]
     | Annotated[Export, subcommand("export")]
     | Annotated[List, subcommand("list")]
 )

@@ -21,10 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Learned models of Gymnasium environments, handed back as Gymnasium environments.",
         config=(OmitArgPrefixes, FlagCreatePairsOff),
     )
-    for driver in (
-        "SDL_VIDEODRIVER",
-        "SDL_AUDIODRIVER",
-    ):  # pictures are drawn in memory; without, SDL complains of no display
+    # Where pictures are drawn in memory, SDL would complain of no display.
+    for driver in () if command.needs_screen() else ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(driver, "dummy")
     try:
         return command.run()

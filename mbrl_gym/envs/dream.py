@@ -27,6 +27,9 @@ class Dream:
         horizon: imagined steps until an episode is truncated.
         view: what is shown of beliefs; None: what the model decodes.
 
+    Attributes:
+        sample: whether steps are drawn from what the model predicts, which is the default, or are its mean.
+
     Raises:
         ValueError: ``starts`` is empty or its contexts are too short for the model, a number is below 1, or the view
             does not fit the model.
@@ -45,6 +48,7 @@ class Dream:
         self.horizon = horizon
         self.generator = torch.Generator(device=model.device)
         self.state: Any = None
+        self.sample = True
         self.steps = torch.zeros(num_envs, dtype=torch.int64, device=model.device)
 
     @property
@@ -96,7 +100,7 @@ class Dream:
         whatever the model, keeps its old belief and ends as truncated with ``info["diverged"]``.
         """
         before = self.state
-        state, prediction = self.model.predict(before, action, self.generator)
+        state, prediction = self.model.predict(before, action, self.generator, self.sample)
         obs = self._view(self.model, state)
         if not _sound(state, obs, prediction):
             bad = _broken_rows(state, obs, prediction)

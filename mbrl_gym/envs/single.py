@@ -13,7 +13,7 @@ from mbrl_gym.envs.rendering import Renderer, make_renderer
 from mbrl_gym.envs.vector import plain_spec
 from mbrl_gym.envs.view import View
 from mbrl_gym.envs.window import Window, keys_to_action
-from mbrl_gym.model import WorldModel
+from mbrl_gym.model import Prediction, WorldModel
 from mbrl_gym.spaces import observation_array
 from mbrl_gym.start_states import StartStates
 
@@ -32,6 +32,9 @@ class LearnedEnv(gym.Env[Any, Any]):
         view: what is shown of the belief, and so the observation's space (`mbrl_gym.envs.view`); None: what the model
             predicts.
         keys: actions by the keys that people play with; None: none are known.
+
+    Attributes:
+        prediction: all that the model said of the latest step, tensors [1]; None before the first one.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -57,6 +60,7 @@ class LearnedEnv(gym.Env[Any, Any]):
         self.action_space = model.action_space
         self.render_mode = render_mode
         self._keys = keys
+        self.prediction: Prediction | None = None
         self._renderer: Renderer | None = None
         self._window: Window | None = None
         if render_mode is not None:
@@ -110,6 +114,7 @@ class LearnedEnv(gym.Env[Any, Any]):
         if self.dream.state is None:
             raise RuntimeError("step() needs a reset() first")
         obs_batch, prediction = self.dream.step(encode_actions(self.model, _batched(action), 1))
+        self.prediction = prediction
         obs = self._first(obs_batch)
         if self._renderer is not None:
             self._renderer.follow(self._predicted(obs), action, float(prediction.reward))

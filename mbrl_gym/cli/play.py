@@ -3,9 +3,9 @@
 import importlib.util
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import torch
-from gymnasium import spaces
 
 from mbrl_gym.checkpoint import CheckpointError, is_checkpoint
 from mbrl_gym.cli.agents import load_agent
@@ -15,7 +15,6 @@ from mbrl_gym.cli.real import find_algorithm
 from mbrl_gym.cli.run_folder import RunFolder
 from mbrl_gym.envs.registry import PREFIX, ModelNotAvailable, find_model
 from mbrl_gym.play import Game
-from mbrl_gym.play.game import Predict
 from mbrl_gym.play.session import FPS
 from mbrl_gym.play.window import play_window
 from mbrl_gym.store import load_model
@@ -48,11 +47,12 @@ def _check_installed(args: Play) -> None:
 def _game(args: Play) -> Game:
     with user_errors(CheckpointError, ModelNotAvailable):
         stored = load_model(_model_folder(args.id), "cpu")
-    policy, name = _policy(args)
-    with_real = args.real and not args.window
-    game = Game.of(stored, args.id, with_real, policy=policy, policy_name=name, record=args.record, fps=args.fps)
-    if args.policy is not None:
-        _check_spaces(args, game)
+    player = _player(args)
+    options = {"record": args.record, "fps": args.fps}
+    if player is None:
+        return Game.of(stored, args.id, args.real and not args.window, **options)
+    game = Game.of(stored, args.id, args.real, policy=player.predict, policy_name=type(player).__name__, **options)
+    _check_spaces(args, game, player)
     return game
 
 
@@ -70,43 +70,33 @@ def _model_folder(name: str) -> Path:
 # ---- a policy that can play -----------------------------------------------------------------------------------------
 
 
-def _policy(args: Play) -> tuple[Predict | None, str]:
-    """Return the policy that was asked for and its name."""
+def _player(args: Play) -> Any:
+    """Return the agent or the algorithm of SB3's that can play too; None where none was asked for."""
     if args.policy is None:
         if args.algo is not None:
             raise UserError("--algo says what made the file of --policy; give both, or neither")
-        return None, ""
+        return None
     if args.window:
         raise UserError("--policy plays on the page alone; leave out --window")
     if args.policy.is_dir():
         run = RunFolder(args.policy)
-        agent = load_agent(run, run.read()["arguments"], "cpu")
-        return agent.predict, type(agent).__name__
+        return load_agent(run, run.read()["arguments"], "cpu")
     if args.algo is None:
         raise UserError(f"--algo must say which algorithm made {args.policy}, as in --algo ppo")
     algorithm = find_algorithm(args.algo)
     # What SB3 raises of a file that is none of its own depends on where it stumbles.
     with user_errors(Exception, prefix=f"{algorithm.__name__} cannot read {args.policy}: "):
-        return algorithm.load(args.policy, device="cpu").predict, algorithm.__name__
+        return algorithm.load(args.policy, device="cpu")
 
 
-def _check_spaces(args: Play, game: Game) -> None:
+def _check_spaces(args: Play, game: Game, player: Any) -> None:
     dream = game.dream()
-    owner = game.policy.__self__  # type: ignore[union-attr]
-    wanted, got = (dream.observation_space, dream.action_space), (owner.observation_space, owner.action_space)
+    wanted, got = (dream.observation_space, dream.action_space), (player.observation_space, player.action_space)
     dream.close()
-    if _as_seen(got[0]) != _as_seen(wanted[0]) or got[1] != wanted[1]:
+    if got != wanted:
         raise UserError(
             f"--policy {args.policy} reads {got[0]} and acts in {got[1]}, but {args.id} has {wanted[0]} and {wanted[1]}"
         )
-
-
-def _as_seen(space: spaces.Space[object]) -> spaces.Space[object]:
-    """Return a picture's space with its channels first, as SB3 stores those that it transposed."""
-    shape = space.shape or ()
-    if isinstance(space, spaces.Box) and len(shape) == 3 and shape[2] < shape[0]:
-        return spaces.Box(space.low.transpose(2, 0, 1), space.high.transpose(2, 0, 1), dtype=space.dtype.type)
-    return space
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------

@@ -44,7 +44,9 @@ def _made(real_id: str, space: spaces.Space[Any]) -> gym.Env[Any, Any]:
         return gym.make(real_id)
     # Models read single pictures of the size, the colours and the axes that their space tells.
     shape = space.shape or ()
-    channels_last = len(shape) == 3 and shape[2] in (1, 3)
+    if len(shape) != 3:
+        raise ValueError(f"the model reads no screens, but {shape}")
+    channels_last = shape[2] in (1, 3)
     height, width, channels = shape if channels_last else (*shape[1:], shape[0])
     return make_atari(
         real_id,

@@ -33,7 +33,7 @@ class Tab:
     """A page, and what its console said."""
 
     def __init__(self, url):
-        self._socket = connect(url, max_size=2**26, ping_interval=None)
+        self._socket = connect(url, max_size=2**26, ping_interval=None).__enter__()
         self._count = 0
         self.errors = []
         for domain in ("Page", "Runtime", "Log"):

@@ -92,6 +92,27 @@ def test_one_step_by_hand():
     assert env.step(np.array([2.0], np.float32))[2:4] == (True, False)
 
 
+def test_what_the_model_said_of_the_latest_step_can_be_read():
+    env = walk(firsts=(10.0,), ends_at=11.0)
+    env.reset(seed=0)
+    assert env.prediction is None
+    env.step(np.array([2.0], np.float32))
+    assert (env.prediction.continuation.tolist(), env.prediction.uncertainty.tolist()) == ([1.0], [1.0])
+    env.step(np.array([2.0], np.float32))
+    assert env.prediction.continuation.tolist() == [0.0]
+
+
+def test_steps_are_drawn_or_the_mean():
+    env, told = walk(), []
+    predict = env.model.predict
+    env.model.predict = lambda *arguments: told.append(arguments[3]) or predict(*arguments)
+    env.reset(seed=0)
+    env.step(np.zeros(1))
+    env.dream.sample = False
+    env.step(np.zeros(1))
+    assert told == [True, False]
+
+
 def test_the_horizon_truncates_and_never_terminates():
     env = walk(horizon=3)
     env.reset(seed=0)

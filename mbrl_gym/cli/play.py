@@ -8,10 +8,8 @@ from typing import Any
 import torch
 
 from mbrl_gym.checkpoint import CheckpointError, is_checkpoint
-from mbrl_gym.cli.agents import load_agent
 from mbrl_gym.cli.commands import Play
 from mbrl_gym.cli.errors import UserError, user_errors
-from mbrl_gym.cli.real import find_algorithm
 from mbrl_gym.cli.run_folder import RunFolder
 from mbrl_gym.envs.registry import PREFIX, ModelNotAvailable, find_model
 from mbrl_gym.play import Game
@@ -78,6 +76,10 @@ def _player(args: Play) -> Any:
         return None
     if args.window:
         raise UserError("--policy plays on the page alone; leave out --window")
+    # Where nobody but you plays, the page need not wait for Stable-Baselines3.
+    from mbrl_gym.cli.agents import load_agent
+    from mbrl_gym.cli.real import find_algorithm
+
     if args.policy.is_dir():
         run = RunFolder(args.policy)
         return load_agent(run, run.read()["arguments"], "cpu")

@@ -251,7 +251,7 @@ def introduction(game: Game) -> dict[str, Any]:
         "type": "hello",
         "name": game.name,
         "model": type(game.stored.model).__name__,
-        "real": None if game.real is None else game.stored.real_id,
+        "real": None if game.real is None else game.stored.real_id or "an environment without an id",
         "no_real": game.no_real if game.real is None else "",
         "buttons": [{"label": button.label, "keys": button.keys} for button in game.keys.buttons],
         "sliders": [vars(slider) for slider in game.keys.sliders],

@@ -1,5 +1,7 @@
 """Playing without a network: keys, sessions, recordings, and the real environment beside the dream."""
 
+import threading
+import time
 from functools import partial
 
 import gymnasium as gym
@@ -340,6 +342,24 @@ def test_a_policy_sees_the_dream_and_keeps_its_memory():
     assert seen[-1] == (14.0, None, [True], True)
     played.set_policy(False)
     assert ticks(played, 1)["action"] == [-2.0]
+
+
+def test_sessions_ask_a_policy_in_turns():
+    busy, overlaps = threading.Lock(), []
+
+    def policy(obs, memory, begins, deterministic):
+        overlaps.append(not busy.acquire(blocking=False))
+        time.sleep(0.01)
+        busy.release()
+        return None, None
+
+    game = walk(policy=policy)
+    threads = [threading.Thread(target=game.act, args=(None, None, True)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == [False] * 4
 
 
 def test_without_a_policy_nobody_else_plays():

@@ -10,6 +10,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import PPO
 from test_cli import error_of
 from test_play_server import Client, page
@@ -38,7 +39,9 @@ def policy(tmp_path_factory):
 
 
 def test_an_id_is_played_beside_the_real_environment(served, tmp_path):
+    torch.set_num_threads(2)
     assert main(["play", CARTPOLE, "--fps", "7", "--record", str(tmp_path)]) == 0
+    assert torch.get_num_threads() == 1
     game = served["game"]
     assert (game.name, game.fps, game.record) == (CARTPOLE, 7, tmp_path)
     assert game.stored.real_id == "CartPole-v1"

@@ -336,7 +336,7 @@ def test_two_clients_play_two_games(port):
         assert (header["step"], header["paused"], header["dream"]["reward"]) == (3, False, 10.0)
 
 
-def test_there_are_places_for_a_few_and_a_dropped_connection_frees_its_own():
+def test_there_are_places_for_a_few_and_a_dropped_connection_frees_its_own(caplog):
     with serving(walk(Real, fps=60)) as port:
         clients = [Client(port) for _ in range(MOST_SESSIONS)]
         refused = Client(port)
@@ -355,6 +355,7 @@ def test_there_are_places_for_a_few_and_a_dropped_connection_frees_its_own():
         assert clients[1].frame()[0]["step"] == 2
         for client in [*clients[1:], late]:
             client.socket.close()
+    assert caplog.text == ""
 
 
 def test_a_session_is_closed_with_its_connection(tmp_path):

@@ -1,6 +1,5 @@
 """A headless Chromium, driven over its DevTools protocol by a plain WebSocket."""
 
-import base64
 import json
 import os
 import shutil
@@ -82,11 +81,6 @@ class Tab:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-
-    def screenshot(self, path):
-        """Write the whole page as PNG."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-        path.write_bytes(base64.b64decode(data))
 
     def close(self):
         self._socket.close()

@@ -123,6 +123,18 @@ def test_charts_are_drawn(tab):
         until(lambda drawn=drawn: tab.value(drawn), what=f"drawing {chart}")
 
 
+def test_screens_stand_side_by_side_or_stack_on_a_phone_in_light_or_dark(tab):
+    box = "(id => $(id).getBoundingClientRect())"
+    tab.size(1200, 900)
+    assert tab.value(f"{box}('dream-card').top == {box}('real-card').top")
+    light = tab.value("getComputedStyle(document.body).backgroundColor")
+    tab.size(390, 844, dark=True)
+    assert tab.value(f"{box}('dream-card').bottom <= {box}('real-card').top")
+    assert tab.value(f"{box}('actions').bottom <= 844")  # in reach without scrolling
+    assert tab.value("document.documentElement.scrollWidth <= 390")
+    assert tab.value("getComputedStyle(document.body).backgroundColor") != light
+
+
 def test_another_client_and_a_dropped_one_do_no_harm(tab, port):
     tab.key("ArrowRight", True)
     other = Client(port)

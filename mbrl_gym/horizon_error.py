@@ -81,10 +81,20 @@ def seeded(model: WorldModel[Any], seed: int) -> torch.Generator:
 
 def scale(codec: ObservationCodec, replay: SequenceReplay, seed: int) -> Tensor:
     """Return [D], the standard deviation of each dimension over the rows of the replay."""
+    return deviation(_rows(codec, replay, seed))
+
+
+def centre(codec: ObservationCodec, replay: SequenceReplay, seed: int) -> Tensor:
+    """Return [D], the mean of each dimension over the same rows."""
+    return _rows(codec, replay, seed).double().mean(0).float()
+
+
+def _rows(codec: ObservationCodec, replay: SequenceReplay, seed: int) -> Tensor:
+    """Return rows of the replay [N, D]."""
     rows = replay.windows(1)
     if len(rows) > SCALE_ROWS:
         rows = np.random.default_rng(seed).choice(rows, SCALE_ROWS, replace=False)
-    return deviation(codec.encode(replay.gather(rows, 1).obs)[:, 0])
+    return codec.encode(replay.gather(rows, 1).obs)[:, 0]
 
 
 def deviation(x: Tensor) -> Tensor:

@@ -1,18 +1,8 @@
 """Text for a terminal or a file."""
 
-from collections.abc import Collection, Sequence
+from mbrl_gym.report.text import table
 
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Return aligned columns under a ruled head; the columns ``right`` are set flush right."""
-    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+__all__ = ["spread", "table"]
 
 
 def spread(mean: float, std: float) -> str:

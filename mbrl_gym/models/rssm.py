@@ -238,6 +238,12 @@ class RSSM(WorldModel[RSSMState]):
         terms.update((name, loss.detach()) for name, loss in losses.items())
         return ModelLoss(total, terms, states)
 
+    def divergence(self, batch: SequenceBatch) -> Tensor:
+        """Return [B, T, U]: nats that each unit of the posterior says beyond the prior, in windows [B, T]."""
+        states, posterior = self._filter_all(batch, None)
+        dist = self.latent.dist
+        return self.latent.kl_by_unit(dist(posterior), dist(self.prior(states.deter).float()))
+
     def before_fit(self, data: SequenceBatch) -> None:
         """Check that training windows [W, T] hold something to remember.
 

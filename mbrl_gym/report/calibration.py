@@ -25,9 +25,11 @@ from mbrl_gym.report.scores import (
     miscalibration_area,
     mixture_log_likelihood,
     mixture_quantile,
+    pit,
     sparsification_error,
     spearman,
 )
+from mbrl_gym.report.section import Section
 from mbrl_gym.spaces import ObservationCodec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,7 +40,7 @@ LARGE_ERRORS = 0.1  # the share of transitions whose errors count as large
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Section):
     """How good the predicted distributions of one step are, in units of the standard deviation of the change.
 
     An error of 1 is that of predicting the mean change. The unit of the reward is its own standard deviation. Unless it
@@ -56,6 +58,8 @@ class Calibration:
         overall_calibration_error: of all dimensions.
         miscalibration_area: [D] the area between the curve and the diagonal.
         overall_miscalibration_area: of all dimensions.
+        pit: [10, D] the share of reality in each tenth of the predicted distribution (the histogram of the probability
+            integral transform): 0.1 each where it is right, a valley where it is too narrow, a hill where too wide.
         nll: [D] negative log-likelihood of the mixture [nats].
         overall_nll: that of all dimensions together, their joint likelihood under each member [nats].
         rmse: [D] root mean square error of the mixture's mean.
@@ -87,6 +91,7 @@ class Calibration:
     overall_calibration_error: float
     miscalibration_area: Array
     overall_miscalibration_area: float
+    pit: Array
     nll: Array
     overall_nll: float
     rmse: Array
@@ -210,6 +215,7 @@ def _judge(steps: Steps, scale: Tensor, ahead: Array | None, generator: torch.Ge
         overall_calibration_error=float(gap.mean()),
         miscalibration_area=area,
         overall_miscalibration_area=float(area.mean()),
+        pit=pit(quantile),
         nll=_array(-log.mean(0)),
         overall_nll=-float(joint.mean()),
         rmse=_array(error.square().mean(0).sqrt()),

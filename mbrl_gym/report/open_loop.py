@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.horizon_error import deviation, roll, scale, seeded
+from mbrl_gym.horizon_error import centre, deviation, roll, scale, seeded
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay
+from mbrl_gym.report.section import Section
 from mbrl_gym.spaces import ObservationCodec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,7 +23,7 @@ BAND = (0.1, 0.9)
 
 
 @dataclass(frozen=True)
-class OpenLoopError:
+class OpenLoopError(Section):
     """Errors after k = 1 ... K imagined steps, in units of the data's standard deviation of each dimension.
 
     ``overall`` is the root mean square over dimensions; bands are the 10 % and 90 % quantiles over windows.
@@ -32,10 +33,12 @@ class OpenLoopError:
         low: [K, D] 10 % quantile of the absolute error.
         high: [K, D] 90 % quantile.
         persistence: [K, D] the error of predicting that nothing changes.
+        mean: [K, D] the error of always predicting the data's mean: that of a model which knows nothing of the moment.
         overall: [K].
         overall_low: [K].
         overall_high: [K].
         overall_persistence: [K].
+        overall_mean: [K].
         reward: [K] root mean square error of the reward, in units of its standard deviation.
         scale: [D] those standard deviations, in the observation's units.
         windows: W, how many segments of reality were predicted.
@@ -45,10 +48,12 @@ class OpenLoopError:
     low: Array
     high: Array
     persistence: Array
+    mean: Array
     overall: Array
     overall_low: Array
     overall_high: Array
     overall_persistence: Array
+    overall_mean: Array
     reward: Array
     scale: Array
     windows: int
@@ -58,9 +63,20 @@ class OpenLoopError:
         """K, the number of imagined steps."""
         return len(self.overall)
 
+    @property
+    def baseline(self) -> Array:
+        """[K] the overall error of the better one of the two predictions that need no model."""
+        return np.minimum(self.overall_persistence, self.overall_mean)
+
+    @property
+    def useful(self) -> int:
+        """How many steps in a row the model is better than both: 0 ... K."""
+        worse = np.flatnonzero(self.overall >= self.baseline)
+        return int(worse[0]) if len(worse) else self.horizon
+
 
 @dataclass(frozen=True)
-class OpenLoopTrace:
+class OpenLoopTrace(Section):
     """One recorded segment and what the model makes of it; row 0 is the last real observation that the model saw.
 
     Attributes:
@@ -101,6 +117,7 @@ def open_loop_error(
     unit = scale(codec, replay, seed).to(real.device)
     error = (predicted[:, 1:] - real[:, 1:]).abs() / unit  # [W, K, D]
     still = (real[:, :1] - real[:, 1:]).abs() / unit
+    average = (centre(codec, replay, seed).to(real.device) - real[:, 1:]).abs() / unit
     per_window = error.square().mean(-1).sqrt()  # [W, K]
     band, overall_band = _band(error), _band(per_window)
     real_reward = batch.reward[:, model.context :]  # [W, K]
@@ -110,10 +127,12 @@ def open_loop_error(
         low=_array(band[0]),
         high=_array(band[1]),
         persistence=_array(still.square().mean(0).sqrt()),
+        mean=_array(average.square().mean(0).sqrt()),
         overall=_array(error.square().mean((0, 2)).sqrt()),
         overall_low=_array(overall_band[0]),
         overall_high=_array(overall_band[1]),
         overall_persistence=_array(still.square().mean((0, 2)).sqrt()),
+        overall_mean=_array(average.square().mean((0, 2)).sqrt()),
         reward=_array(reward_error),
         scale=_array(unit),
         windows=batch.batch_size,

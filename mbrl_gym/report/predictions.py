@@ -136,9 +136,18 @@ def particle_quantiles(
 def _particle_quantiles(
     model: DensityModel[Any], codec: ObservationCodec, batch: SequenceBatch, particles: int, generator: torch.Generator
 ) -> Tensor:
+    samples, target = particle_samples(model, codec, batch, particles, generator)
+    return sample_quantile(samples, target, generator)
+
+
+@torch.inference_mode()
+def particle_samples(
+    model: WorldModel[Any], codec: ObservationCodec, batch: SequenceBatch, particles: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return P sampled rollouts [P, W, K, D] and reality [W, K, D]; every particle forms a belief of its own."""
     real, predicted, reward = roll(model, codec, batch.repeat(particles), generator, sample=True)
     target = torch.cat([real[::particles, 1:], batch.reward[:, model.context :, None]], dim=-1)  # [W, K, D]
     samples = torch.cat([predicted[:, 1:], reward[..., None]], dim=-1)  # [W * P, K, D]
     samples = samples.reshape(-1, particles, *samples.shape[1:]).transpose(0, 1)  # [P, W, K, D]
     size = scored(model, codec)
-    return sample_quantile(samples[..., :size], target[..., :size], generator)
+    return samples[..., :size], target[..., :size]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+BINS = 10  # of the histogram of quantiles
+
 
 def mixture_quantile(
     mean: Tensor, std: Tensor, target: Tensor, at_low: Tensor, at_high: Tensor, generator: torch.Generator
@@ -83,6 +85,27 @@ def sample_quantile(samples: Tensor, target: Tensor, generator: torch.Generator)
     return (below + draw * (equal + 1)) / (len(samples) + 1)
 
 
+def sample_crps(samples: Tensor, target: Tensor) -> Tensor:
+    """Return [...]: the continuous ranked probability score of samples [P, ...] for the target [...], P at least 2.
+
+    E|x - y| - E|x - x'| / 2 over different samples x, x', which is free of bias for any number of them: the fair score
+    of Ferro 2014 (recalled).
+    """
+    count = len(samples)
+    ordered = samples.sort(0).values
+    # The sum of |x_i - x_j| over pairs is that of the i-th smallest times (2 i - P - 1).
+    rank = 2.0 * torch.arange(1, count + 1, dtype=samples.dtype, device=samples.device) - count - 1
+    pairs = torch.tensordot(rank, ordered, dims=1)
+    score: Tensor = (samples - target).abs().mean(0) - pairs / (count * (count - 1))
+    return score
+
+
+def pit(quantile: Array) -> Array:
+    """Return [10, ...]: the share of quantiles [N, ...] in each tenth of [0, 1]."""
+    which = np.minimum((quantile * BINS).astype(np.int64), BINS - 1)
+    return np.stack([(which == i).mean(0) for i in range(BINS)])
+
+
 def coverage(quantile: Array, levels: Array) -> Array:
     """Return [L, ...]: the share of quantiles [N, ...] that are within the central interval of each level [L]."""
     distance = np.abs(2 * quantile - 1)
@@ -119,6 +142,17 @@ def spearman(x: Array, y: Array) -> float:
     return float(a @ b) / norm if norm > 0 else math.nan
 
 
+def kendall(x: Array, y: Array) -> float:
+    """Return Kendall's tau-b of two [N]: concordant less discordant pairs, ties corrected; NaN where one is constant.
+
+    Source: scipy ``kendalltau``, variant "b".
+    """
+    i, j = np.triu_indices(len(x), 1)
+    a, b = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+    norm = math.sqrt(float((a != 0).sum()) * float((b != 0).sum()))
+    return float(a @ b) / norm if norm > 0 else math.nan
+
+
 def auroc(score: Array, positive: Array) -> float:
     """Return the probability that the score [N] of a positive (bool [N]) is above a negative's, ties counting half.
 
@@ -136,8 +170,14 @@ def sparsification_error(uncertainty: Array, error: Array) -> float:
     possible order, and an uncertainty that says nothing leaves the mean error as it is. Source: the AUSE of Ilg et al.
     2018 (recalled).
     """
+    by_uncertainty, best = sparsification_curves(uncertainty, error)
+    return float((by_uncertainty - best).mean())
+
+
+def sparsification_curves(uncertainty: Array, error: Array) -> tuple[Array, Array]:
+    """Return the two curves, [N] each: the mean error of the 1 ... N kept ones, in units of the mean error of all."""
     kept = np.arange(1, len(error) + 1)
-    mean = float(error.mean())
+    mean = float(error.mean()) or 1.0  # without errors both curves are 0
     by_uncertainty = np.cumsum(error[np.argsort(uncertainty, kind="stable")]) / kept
     best = np.cumsum(np.sort(error)) / kept
-    return float((by_uncertainty - best).mean()) / mean if mean > 0 else 0.0
+    return by_uncertainty / mean, best / mean

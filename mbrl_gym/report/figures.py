@@ -142,6 +142,14 @@ def _draw_error(axes: "Axes", error: OpenLoopError) -> None:
     axes.plot(
         k, error.overall_persistence, color=STILL, linewidth=1.6, linestyle=":", label="nothing changes (baseline)"
     )
+    axes.plot(
+        k,
+        error.overall_mean,
+        color=STILL,
+        linewidth=1.2,
+        linestyle=(0, (6, 2, 1, 2)),
+        label="the data's mean (baseline)",
+    )
     axes.plot(k, error.overall, color=MODEL, linewidth=2.0, label="model (root mean square)")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

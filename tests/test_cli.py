@@ -72,7 +72,7 @@ def error_of(capsys, *arguments):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ([], ["demo", "train", "record", "evaluate", "play", "export", "list"]),
+        ([], ["demo", "train", "record", "evaluate", "report", "play", "export", "list"]),
         (["demo"], ["--out", "--seed", "--env", "--steps", "--no-baseline", "runs/demo", "3000", "Pendulum-v1"]),
         (["train"], ["{dreamer,dyna,mbpo,model,pets,planet}"]),
         (
@@ -81,6 +81,7 @@ def error_of(capsys, *arguments):
         ),
         (["train", "dyna"], ["--learning-starts", "--train-freq", "--dream-steps", "--dream-envs", "--dream-horizon"]),
         (["evaluate"], ["--episodes", "20", "--dream", "--json"]),
+        (["report"], ["--out", "--policy", "--algo", "--episodes", "--horizon", "--steps", "--check", "unpickles"]),
         (["play"], ["--port", "8000", "--host", "127.0.0.1", "--no-browser", "--no-real", "--policy", "--algo"]),
         (["play"], ["--record", "--fps", "15", "--window"]),
         (["list"], ["shipped"]),

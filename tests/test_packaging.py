@@ -226,7 +226,7 @@ MAY_IMPORT = {
     "zoo.pong": CORE | {"data", "models", "envs", "wrappers"},
     "zoo.build_pong": EVERYTHING | {"zoo.build", "zoo.pong", "zoo.pong_training"},
     "zoo.pong_training": CORE | {"models", "fit", "packing", "zoo.pong"},
-    "cli": EVERYTHING | {"mbrl_gym", "zoo.build"},
+    "cli": EVERYTHING | {"mbrl_gym", "zoo.build", "zoo.pong"},
 }
 # A helper belongs to the layer of what it helps.
 HELPERS = {

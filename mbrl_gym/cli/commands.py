@@ -217,6 +217,48 @@ class Evaluate(Common):
 
 
 @dataclass(frozen=True)
+class Report(Common):
+    """Judge a learned model: writes report.html (one page), its figures and report.json, and prints the numbers.
+
+    How far its predictions are from reality, whether its uncertainty is right, and whether a policy earns in it what
+    reality does not pay.
+    """
+
+    source: Positional[str]
+    """Run folder of mbrl-gym train, a model's folder, or the id of a shipped or published model."""
+    out: Annotated[
+        Path | None, arg(metavar="PATH", help_behavior_hint="(default: report in the run, or ID-report)")
+    ] = None
+    """Folder of the report; files of the same names are replaced."""
+    policy: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: the run's; else random)")] = None
+    """A policy as SB3 saved it (.zip). SB3 unpickles it, so it has to be a file that you trust."""
+    algo: str = "ppo"
+    """The algorithm that saved --policy, as in mbrl-gym train --algorithm."""
+    env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the model's own)")] = None
+    """Id of the real environment."""
+    episodes: int = 10
+    """Real episodes of each policy, at least 2."""
+    horizon: int = 30
+    """Imagined steps that predictions are followed for."""
+    steps: int = 1000
+    """Steps of an episode at most."""
+    seed: int = 10_000
+    """Of the first episode's reset; the next ones count up."""
+    check: bool = False
+    """Exit with 1 where a rule fails."""
+    device: str = "auto"
+    """A torch device, or auto."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def run(self) -> int:
+        """Run the command."""
+        from mbrl_gym.cli.report import run_report
+
+        return run_report(self)
+
+
+@dataclass(frozen=True)
 class Play(Common):
     """Play a learned environment in the browser, beside the real one, or let a policy play it.
 
@@ -271,6 +313,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Record, subcommand("record")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Play, subcommand("play")]
     | Annotated[Export, subcommand("export")]
     | Annotated[List, subcommand("list")]

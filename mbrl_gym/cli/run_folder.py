@@ -28,6 +28,7 @@ CONTENTS = {
     "model.png": "picture: k-step prediction against reality",
     "dream.webp": "animation: dream beside reality",
     "evaluation.json": "return of each evaluation episode",
+    "report": "fidelity of the model: report.html, figures, report.json (mbrl-gym report)",
 }
 
 

@@ -18,6 +18,7 @@ from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.fit_report import FitReport
 from mbrl_gym.models.video import VideoModel
 from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.pictures import PictureLayout
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.store import StoredModel
 from mbrl_gym.wrappers.atari import AtariSettings, make_atari_vec
@@ -163,7 +164,7 @@ class SimPLe(Dyna):
         space = self.observation_space
         single = np.asarray(observation).shape == space.shape
         pictures = np.asarray(observation)[None] if single else np.asarray(observation)
-        as_drawn = self.model.palette.channels_last(torch.from_numpy(pictures.copy())).numpy()
+        as_drawn = PictureLayout.of(space).channels_last(torch.from_numpy(pictures.copy())).numpy()
         newest = self.view.resized(as_drawn)  # [n, C, h, w]
         begun = np.tile(newest, (1, self.view.stack, 1, 1))
         if state is None:

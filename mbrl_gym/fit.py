@@ -21,6 +21,11 @@ from mbrl_gym.replay import SequenceReplay, row_hash
 __all__ = ["FitReport", "ModelTrainer", "TrainerConfig"]
 
 LOOKED_AT = 4096  # rows that a model of pictures looks at before it is trained
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], torch.optim.Optimizer]] = {
+    "adam": lambda groups, rate: torch.optim.Adam(groups, lr=rate, fused=True),
+    # Steps as large as the weights they change; its rate is at most 1 / sqrt(updates), whatever is asked for.
+    "adafactor": lambda groups, rate: torch.optim.Adafactor(groups, lr=rate),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class TrainerConfig:
     """How a model is trained.
 
     Attributes:
-        learning_rate: Adam's, at the start of a fit.
+        learning_rate: the optimiser's, at the start of a fit.
         final_learning_rate: fraction of it that is left at the end of a fit, after a cosine; 1: constant.
         batch_size: windows a gradient step.
         length: rows a window (2: single transitions).
@@ -39,6 +44,8 @@ class TrainerConfig:
         holdout: fraction of the windows that is never trained on; 0: no selection, the last weights stay.
         bootstrap: weigh rows by each member's own Poisson(1) draw.
         grad_clip: limit of the gradient's norm; None: no limit.
+        optimizer: "adam" or "adafactor".
+        warmup: first updates of all, over which the learning rate grows from zero.
         correction: refits on the model's own rollouts; None: no refits. It needs ``length`` 2. What is held out is then
             whole blocks of twice its horizon, so that there are held-out segments to roll: other rows than without.
     """
@@ -54,6 +61,8 @@ class TrainerConfig:
     holdout: float = 0.1
     bootstrap: bool = True
     grad_clip: float | None = 100.0
+    optimizer: str = "adam"
+    warmup: int = 0
     correction: DataAsDemonstrator | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +74,10 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, or None, got {value}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0 updates, got {self.warmup}")
         if self.length < 2:
             raise ValueError(f"length must be at least 2 rows, one transition, got {self.length}")
         if not 0 < self.final_learning_rate <= 1:
@@ -101,7 +114,7 @@ class ModelTrainer:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(_groups(model), lr=self.config.learning_rate, fused=True)
+        self.optimizer = OPTIMIZERS[self.config.optimizer](_groups(model), self.config.learning_rate)
         self.updates = 0
 
     def fit(self, replay: SequenceReplay, on_epoch: Callable[[int, float, Tensor], None] | None = None) -> FitReport:
@@ -254,6 +267,7 @@ class ModelTrainer:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip, foreach=True)
         self.optimizer.step()
         self.updates += 1
+        self.model.after_update()
         return {"loss": loss.total.detach(), **loss.terms}
 
     def _split(self, replay: SequenceReplay) -> tuple[SequenceBatch, SequenceBatch | None]:
@@ -369,6 +383,7 @@ class ModelTrainer:
         final = self.config.final_learning_rate
         fraction = final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
         fraction = fraction if constant is None else constant
+        fraction *= min(1.0, (self.updates + 1) / max(self.config.warmup, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * fraction
 

@@ -179,6 +179,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def before_fit(self, data: SequenceBatch) -> None:
         """Adapt what is not learned by gradient (normalisers, ranges) to all training windows [W, T]."""
 
+    def after_update(self) -> None:
+        """Take note of a gradient step (what is scheduled by their number); no wait for the device."""
+
     def after_fit(self, error: Tensor) -> None:
         """Take note of the members' held-out errors [E] once a fit has ended (elites)."""
 

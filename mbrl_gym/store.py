@@ -26,6 +26,7 @@ MODELS = {
     "gaussian_process": "mbrl_gym.models.gaussian_process:GaussianProcess",
     "rssm": "mbrl_gym.models.rssm:RSSM",
     "video": "mbrl_gym.models.video:VideoModel",
+    "stochastic_video": "mbrl_gym.models.stochastic_video:StochasticVideoModel",
 }
 WRAPPERS = {
     "clamp_range": "mbrl_gym.wrappers.clamp:ClampRange",

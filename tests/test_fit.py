@@ -371,6 +371,24 @@ def test_the_learning_rate_follows_a_cosine(rate: float, final: float) -> None:
         assert trainer.optimizer.param_groups[0]["lr"] == rate  # for single updates afterwards
 
 
+def test_the_learning_rate_warms_up_once_and_models_are_told_of_updates() -> None:
+    model, rates, told = Script(), [], []
+    trainer = ModelTrainer(model, replace(CONFIG, learning_rate=0.1, warmup=20, max_updates=15))
+    model.scale = lambda update: rates.append(trainer.optimizer.param_groups[0]["lr"]) or 1.0  # type: ignore[func-returns-value]
+    model.after_update = lambda: told.append(trainer.updates)  # type: ignore[method-assign]
+    for _ in range(2):
+        trainer.fit(world())
+    assert rates == pytest.approx([0.1 * min(1.0, (k + 1) / 20) for k in range(30)])
+    assert told == list(range(1, 31))
+
+
+def test_adafactor_moves_weights_by_a_share_of_their_size() -> None:
+    model = Script()
+    model.shared.data.fill_(8.0)
+    fit(model, holdout=0.0, learning_rate=0.05, max_updates=1, optimizer="adafactor")
+    assert model.shared.item() == pytest.approx(8.0 * 0.95, rel=1e-3)
+
+
 def test_weights_move_by_the_learning_rate() -> None:
     model = Script()
     trainer, _ = fit(model, holdout=0.0, learning_rate=0.05, max_updates=4)
@@ -600,6 +618,8 @@ def test_an_ensemble_learns_and_its_best_members_become_elites() -> None:
         ({"max_updates": 0}, "max_updates must be positive and finite, or None, got 0"),
         ({"grad_clip": math.inf}, "grad_clip must be positive and finite, or None, got inf"),
         ({"grad_clip": -1.0}, "grad_clip must be positive and finite, or None, got -1.0"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, adafactor, got 'sgd'"),
+        ({"warmup": -1}, "warmup must be at least 0 updates, got -1"),
         ({"length": 1}, "length must be at least 2 rows, one transition, got 1"),
         ({"final_learning_rate": 0.0}, "final_learning_rate must be above 0 and at most 1, got 0.0"),
         ({"final_learning_rate": 1.1}, "final_learning_rate must be above 0 and at most 1, got 1.1"),

@@ -169,7 +169,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 
 # Layers: what may import what
 
-BASE = {"tensors", "math", "laprop", "schedules", "packing", "frames", "fit_report"}
+BASE = {"tensors", "math", "laprop", "schedules", "packing", "frames", "fit_report", "pictures"}
 CORE = BASE | {"spaces", "batch", "distributions", "nets", "model", "start_states", "replay", "checkpoint"}
 EVERYTHING = CORE | {
     "models",
@@ -195,6 +195,7 @@ MAY_IMPORT = {
     "laprop": set(),
     "schedules": set(),
     "frames": set(),
+    "pictures": set(),
     "packing": BASE,
     "fit_report": set(),
     "spaces": BASE,

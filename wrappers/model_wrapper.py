@@ -134,6 +134,10 @@ class ModelWrapper(WorldModel[State]):
         """Let the inner model adapt to its data."""
         self.inner.before_fit(data)
 
+    def after_update(self) -> None:
+        """Let the inner model take note of a gradient step."""
+        self.inner.after_update()
+
     def after_fit(self, error: Tensor) -> None:
         """Let the inner model take note of its errors [E]."""
         self.inner.after_fit(error)

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from mbrl_gym.model import WorldModel
+from mbrl_gym.pictures import PictureLayout
 from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
 
@@ -71,7 +72,7 @@ class FrameStack:
                 f"stack must be at most the pictures that a {type(model).__name__} remembers ({known}), got "
                 f"{self.stack}; frames are stacked of a VideoModel"
             )
-        channels: int = model.palette.channels  # type: ignore[union-attr, assignment]
+        channels = PictureLayout.of(model.observation_space).channels
         return spaces.Box(0, 255, (self.stack * channels, self.height, self.width), np.uint8)
 
     def __call__(self, model: WorldModel[Any], state: TensorStruct) -> Observation:

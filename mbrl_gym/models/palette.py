@@ -12,6 +12,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mbrl_gym.pictures import PictureLayout
+
 SWEEPS = 30  # of Lloyd's algorithm
 
 
@@ -23,8 +25,10 @@ class Palette(nn.Module):
         size: K, at most 256.
 
     Attributes:
+        layout: of the pictures.
         height: H.
         width: W.
+        channels: C.
 
     Raises:
         ValueError: the space is no picture, or ``size`` is not between 2 and 256.
@@ -36,32 +40,19 @@ class Palette(nn.Module):
 
     def __init__(self, space: spaces.Space[Any], size: int) -> None:
         super().__init__()
-        shape = space.shape or ()
-        self._axis = _channel_axis(shape)
-        if not (
-            isinstance(space, spaces.Box) and space.dtype == np.uint8 and (len(shape) == 2 or self._axis is not None)
-        ):
-            raise ValueError(
-                "observation_space must be a uint8 Box of the shape [H, W], or with 1 or 3 channels first or last, got "
-                f"{space}; a model of pictures reads one frame at a time, without a stack"
-            )
+        self.layout = PictureLayout.of(space)
         if not 2 <= size <= 256:
             raise ValueError(f"size must be between 2 and 256 colours, got {size}")
-        sides = [n for axis, n in enumerate(shape) if self._axis is None or axis != self._axis % 3]
-        self.size, self.height, self.width = size, sides[0], sides[1]
-        self.channels = 1 if self._axis is None else shape[self._axis]
+        self.size, self.height, self.width = size, self.layout.height, self.layout.width
+        self.channels = self.layout.channels
         self.register_buffer("colours", torch.zeros(size, self.channels, dtype=torch.uint8))
         self.register_buffer("used", torch.zeros((), dtype=torch.int64))
         self.register_buffer("table", torch.zeros(len(_keys(self.channels)), dtype=torch.uint8))
 
-    def channels_last(self, pictures: Tensor) -> Tensor:
-        """Return pictures [..., *obs] as [..., H, W, C]."""
-        return pictures[..., None] if self._axis is None else pictures.movedim(self._axis, -1)
-
     @torch.no_grad()
     def learn(self, pictures: Tensor) -> None:
         """Take the colours of ``pictures`` [B, *obs], the commonest first."""
-        pixels = self.channels_last(pictures).reshape(-1, self.channels).cpu().numpy()
+        pixels = self.layout.channels_last(pictures).reshape(-1, self.channels).cpu().numpy()
         key = pixels.astype(np.int64) @ 256 ** np.arange(self.channels)
         found, counts = np.unique(key, return_counts=True)
         values = found[:, None] // 256 ** np.arange(self.channels) % 256
@@ -75,7 +66,7 @@ class Palette(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the numbers of the colours [..., H, W] uint8 of ``pictures`` [..., *obs] uint8."""
-        pixels = self.channels_last(pictures)
+        pixels = self.layout.channels_last(pictures)
         if self.channels == 1:
             key = pixels[..., 0].int()
         else:
@@ -89,15 +80,7 @@ class Palette(nn.Module):
 
     def decode(self, numbers: Tensor) -> Tensor:
         """Return the pictures [..., *obs] uint8 of the numbers of colours [..., H, W]."""
-        found = self.colour(numbers)
-        return found[..., 0] if self._axis is None else found.movedim(-1, self._axis).contiguous()
-
-
-def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Return the axis, counted from the end, that holds one or three channels; None where there is none."""
-    if len(shape) != 3:
-        return None
-    return -1 if shape[-1] in (1, 3) else -3 if shape[0] in (1, 3) else None
+        return self.layout.as_observed(self.colour(numbers))
 
 
 def _keys(channels: int) -> np.ndarray[Any, Any]:

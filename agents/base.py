@@ -3,7 +3,7 @@
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -33,6 +33,9 @@ class ModelBasedAlgorithm(ModelOwner):
     """
 
     kind: ClassVar[str]
+    # Called between the parts of a long training, where there are any. The agent can be saved then, and resuming goes
+    # on with the next part; what it raises ends `learn`.
+    on_part: Callable[[], None] | None = None
 
     # ---- what a subclass supplies -----------------------------------------------------------------------------------
 
@@ -178,8 +181,13 @@ class ModelBasedAlgorithm(ModelOwner):
         real.begin(self._last_obs, self.replay)
         self._on_reset(seed)
 
+    @property
+    def training_due(self) -> bool:
+        """Whether `learn` begins with a training, or with the rest of one that was stopped."""
+        return self.real_steps >= self._next_training
+
     def _train_if_due(self, log_interval: int) -> None:
-        if self.real_steps < self._next_training:
+        if not self.training_due:
             return
         started = time.process_time()
         self._train()

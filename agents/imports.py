@@ -13,7 +13,8 @@ from torch import nn
 from mbrl_gym.checkpoint import CheckpointError
 
 # A file may name classes of these packages only, and only of these kinds: neither runs code of the file's choosing.
-PACKAGES = ("torch.", "stable_baselines3.", "sb3_contrib.", "mbrl_gym.agents.sac.", "mbrl_gym.agents.double_dqn.")
+OWN = ("sac", "double_dqn", "simple_policy")
+PACKAGES = ("torch.", "stable_baselines3.", "sb3_contrib.", *(f"mbrl_gym.agents.{name}." for name in OWN))
 KINDS = (nn.Module, torch.optim.Optimizer, BaseAlgorithm)
 
 

@@ -38,6 +38,10 @@ class WholeEpisodes(DreamStrategy):
 
     def after_fit(self) -> None:
         """Train the algorithm for ``dream_steps`` imagined steps in the model as it is now."""
+        self.dream(self.agent.dream_steps)
+
+    def dream(self, steps: int) -> None:
+        """Train the algorithm for so many imagined steps, from new starts."""
         agent, algorithm, seed = self.agent, self.agent.algorithm, self.agent._draw_seed()
         self.follow_normalization()
         agent.dream.set_starts(self._starts(seed))
@@ -51,7 +55,7 @@ class WholeEpisodes(DreamStrategy):
         algorithm._last_obs = None  # reset the dream: it is another model now
         algorithm.ep_info_buffer = None
         progress = _Progress(agent)
-        algorithm.learn(agent.dream_steps, callback=progress, log_interval=10**9, reset_num_timesteps=False)
+        algorithm.learn(steps, callback=progress, log_interval=10**9, reset_num_timesteps=False)
         if algorithm.ep_info_buffer:
             agent.logger.record("dream/ep_rew_mean", safe_mean([ep["r"] for ep in algorithm.ep_info_buffer]))
             agent.logger.record("dream/ep_len_mean", safe_mean([ep["l"] for ep in algorithm.ep_info_buffer]))

@@ -219,6 +219,7 @@ class ModelTrainer:
         replay: SequenceReplay,
         updates: int,
         on_epoch: Callable[[int, float, Tensor], None] | None = None,
+        part: range | None = None,
     ) -> FitReport:
         """Train on batches of windows that are drawn from ``replay`` one by one, without a holdout.
 
@@ -227,6 +228,7 @@ class ModelTrainer:
         Args:
             replay: real experience.
             updates: gradient steps.
+            part: which of them are made now, the others before or after by other calls; None: all.
             on_epoch: called after each hundredth of them with its number, its mean loss, and NaN [1].
 
         Raises:
@@ -235,17 +237,18 @@ class ModelTrainer:
         """
         if updates < 1:
             raise ValueError(f"updates must be at least 1, got {updates}")
-        length = self.config.length
-        self.model.before_fit(replay.sample(min(LOOKED_AT, len(replay)), 1, self.rng, device=self.model.device))
+        length, now = self.config.length, range(updates) if part is None else part
+        if now.start == 0:
+            self.model.before_fit(replay.sample(min(LOOKED_AT, len(replay)), 1, self.rng, device=self.model.device))
         every = max(1, updates // 100)
-        for done in range(0, updates, every):
-            part = range(done, min(done + every, updates))
-            draws = (replay.sample(self.config.batch_size, length, self.rng, device=self.model.device) for _ in part)
+        for done in range(now.start, now.stop, every):
+            some = range(done, min(done + every, now.stop))
+            draws = (replay.sample(self.config.batch_size, length, self.rng, device=self.model.device) for _ in some)
             _, loss, means = self._pass(draws, done, updates)
             if on_epoch is not None:
                 on_epoch(done // every + 1, loss, torch.full((1,), math.nan))
         self._set_learning_rate(0.0)  # single updates after this go on at full rate
-        return FitReport(0, updates, updates * self.config.batch_size, loss, means)
+        return FitReport(0, len(now), len(now) * self.config.batch_size, loss, means)
 
     def update(self, batch: SequenceBatch, progress: float | None = None) -> dict[str, Tensor]:
         """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Hyperparameters of `VideoModel`; the defaults are for a CPU.
+    """Hyperparameters of `VideoModel`; the defaults are those of `tiny`.
 
     Attributes:
         colours: K, the most colours that pictures are made of (`mbrl_gym.models.palette.Palette`).
@@ -73,3 +73,13 @@ class VideoConfig:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 1 <= self.rare_weight <= 255:
             raise ValueError(f"rare_weight must be between 1 and 255, got {self.rare_weight}")
+
+    @classmethod
+    def tiny(cls) -> "VideoConfig":
+        """Return what a CPU trains: the defaults."""
+        return cls()
+
+    @classmethod
+    def base(cls) -> "VideoConfig":
+        """Return what wants a GPU: wider, deeper, more colours and codes. It has not been trained yet."""
+        return cls(colours=16, channels=(64, 128, 192, 256), blocks=6, embedding=256, codes=64)

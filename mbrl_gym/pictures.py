@@ -33,8 +33,7 @@ class PictureLayout:
         """
         shape = space.shape or ()
         axis = _channel_axis(shape)
-        picture = isinstance(space, spaces.Box) and space.dtype == np.uint8
-        if not (picture and (len(shape) == 2 or axis is not None)):
+        if not is_picture(space):
             raise ValueError(
                 "observation_space must be a uint8 Box of the shape [H, W], or with 1 or 3 channels first or last, got "
                 f"{space}; a model of pictures reads one frame at a time, without a stack"
@@ -49,6 +48,13 @@ class PictureLayout:
     def as_observed(self, pictures: Tensor) -> Tensor:
         """Return pictures [..., H, W, C] as [..., *obs]."""
         return pictures[..., 0] if self.axis is None else pictures.movedim(-1, self.axis).contiguous()
+
+
+def is_picture(space: spaces.Space[Any]) -> bool:
+    """Return whether ``space`` is one picture: what `PictureLayout.of` takes."""
+    shape = space.shape or ()
+    found = isinstance(space, spaces.Box) and space.dtype == np.uint8
+    return bool(found and (len(shape) == 2 or _channel_axis(shape) is not None))
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:

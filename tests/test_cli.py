@@ -2,12 +2,13 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import gymnasium as gym
@@ -17,14 +18,18 @@ from gymnasium.envs.classic_control import PendulumEnv
 from stable_baselines3 import PPO
 
 from mbrl_gym import EnsembleConfig
-from mbrl_gym.agents import MBPO, PETS, Dyna
+from mbrl_gym.agents import MBPO, PETS, Dyna, SimPLe
 from mbrl_gym.agents.pets_presets import PRESETS, PETSPreset
+from mbrl_gym.agents.simple_presets import PRESETS as SIMPLE_PRESETS
+from mbrl_gym.cli.errors import INTERRUPTED
 from mbrl_gym.cli.logs import ContinuedCSV
 from mbrl_gym.cli.main import main
 from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
 from mbrl_gym.cli.run_folder import fresh_folder
 from mbrl_gym.cli.text import table
+from mbrl_gym.envs.view import FrameStack
 from mbrl_gym.fit import TrainerConfig
+from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.planners import CEM, CEMConfig
 from mbrl_gym.wrappers import KnownReward
 
@@ -74,7 +79,7 @@ def error_of(capsys, *arguments):
     [
         ([], ["demo", "train", "record", "evaluate", "report", "play", "export", "list"]),
         (["demo"], ["--out", "--seed", "--env", "--steps", "--no-baseline", "runs/demo", "3000", "Pendulum-v1"]),
-        (["train"], ["{dreamer,dyna,mbpo,model,pets,planet}"]),
+        (["train"], ["{dreamer,dyna,mbpo,model,pets,planet,simple}"]),
         (
             ["train", "dyna"],
             ["--env", "--steps", "--out", "--algorithm", "--seed", "--device", "--publish", "--resume"],
@@ -546,3 +551,54 @@ def test_recurrent_agents_train_evaluate_and_resume(agent, options, title, tmp_p
     assert main(["train", agent, "--resume", "--out", str(tmp_path / "run"), "--steps", "580"]) == 0
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "1"]) == 0
     assert "Pendulum-v1 (real)" in capsys.readouterr().out
+
+
+# SimPLe
+
+
+def test_simple_trains_on_a_game_resumes_in_the_middle_of_a_training_and_is_evaluated(tmp_path, capsys, monkeypatch):
+    cpu = SIMPLE_PRESETS["cpu"]()
+    video = VideoConfig(patch=(21, 16), channels=(8, 8), blocks=1, embedding=8, codes=2, context=4)
+    small = replace(
+        cpu,
+        screens=replace(cpu.screens, height=42, width=32, max_episode_steps=30),
+        view=FrameStack(stack=2, height=36, width=36),
+        model=video,
+        trainer=replace(cpu.trainer, batch_size=2, length=6),
+        model_updates=(4,),
+        dream_steps=(32,),
+        ppo={**cpu.ppo, "n_steps": 8, "batch_size": 16, "n_epochs": 1},
+        part=(2, 16),
+        learning_starts=20,
+        train_freq=20,
+        dream_envs=2,
+        dream_horizon=8,
+    )
+    monkeypatch.setitem(SIMPLE_PRESETS, "cpu", lambda: small)
+    out = tmp_path / "run"
+    asked = ["train", "simple", "--out", str(out), "--device", "cpu"]
+    fit, calls = SimPLe._fit, []
+
+    def interrupted(self):
+        calls.append(self._now)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return fit(self)
+
+    monkeypatch.setattr(SimPLe, "_fit", interrupted)
+    assert main([*asked, "--env", "ALE/Pong-v5", "--steps", "20", "--seed", "3"]) == INTERRUPTED
+    assert capsys.readouterr().out.startswith("SimPLe(VideoModel) on ALE/Pong-v5: 20 real steps")
+    assert main([*asked, "--resume"]) == 0
+    assert calls == [range(0, 2), range(2, 4)]  # what was done before is not done again
+    agent = SimPLe.load(out / "agent", device="cpu")
+    assert (agent.real_steps, agent.trainings, agent.trainer.updates, agent.imagined_timesteps) == (20, 1, 4, 32)
+    record = json.loads((out / "run.json").read_text())
+    assert record["arguments"]["preset"] == "cpu"
+    assert len(record["evaluation"]["returns"]) == 2
+    assert main(["evaluate", str(out), "--episodes", "1", "--dream", "--device", "cpu"]) == 0
+    assert "ALE/Pong-v5 (real)" in capsys.readouterr().out
+
+
+def test_simple_needs_pictures(tmp_path, capsys):
+    message = error_of(capsys, "train", "simple", "--env", "CartPole-v1", "--steps", 9, "--out", tmp_path / "run")
+    assert "SimPLe on CartPole-v1: observation_space must be a uint8 Box" in message

@@ -1,21 +1,24 @@
 """The agents that the command line trains: how each is made from the options, stored in run.json, and loaded."""
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
 from gymnasium import spaces
 
-from mbrl_gym.agents import MBPO, PETS, Dreamer, Dyna, LeanSAC, ModelBasedAlgorithm, PlaNet
+from mbrl_gym.agents import MBPO, PETS, Dreamer, Dyna, LeanSAC, ModelBasedAlgorithm, PlaNet, SimPLe
 from mbrl_gym.agents.pets_presets import PRESETS
 from mbrl_gym.agents.planet_presets import PRESETS as PLANET_PRESETS
+from mbrl_gym.agents.simple import is_game
+from mbrl_gym.agents.simple_presets import PRESETS as SIMPLE_PRESETS
 from mbrl_gym.cli.commands import Train
 from mbrl_gym.cli.errors import UserError, user_errors
-from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy
+from mbrl_gym.cli.real import ALGORITHMS, find_algorithm, find_policy, make_real
 from mbrl_gym.cli.run_folder import RunFolder
 from mbrl_gym.planners import PLANNERS
 from mbrl_gym.spaces import is_image
+from mbrl_gym.wrappers import make_atari
 
 SCHEDULE = ("learning_starts", "train_freq")
 KNOWN = ("reward", "termination")
@@ -29,6 +32,10 @@ class AgentKind(ABC):
     """
 
     options: ClassVar[tuple[str, ...]]
+
+    def real(self, env_id: str, preset: str | None = None) -> gym.Env[Any, Any]:
+        """Return the real environment as the agent sees it."""
+        return make_real(env_id)
 
     @abstractmethod
     def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> ModelBasedAlgorithm:
@@ -221,12 +228,48 @@ class PlaNetKind(AgentKind):
         return f"PlaNet({type(agent.policy.planner).__name__})"
 
 
+class SimPLeKind(AgentKind):
+    """SimPLe."""
+
+    options = ("preset", *SCHEDULE)
+
+    def real(self, env_id: str, preset: str | None = None) -> gym.Env[Any, Any]:
+        """Return the real environment, of a game of ALE the preset's screens, with the score for the reward."""
+        if not is_game(env_id):
+            return make_real(env_id)
+        with user_errors(ValueError, OSError, gym.error.Error, prefix=f"cannot make the environment {env_id!r}: "):
+            return make_atari(env_id, replace(_named(preset, SIMPLE_PRESETS)().screens, clip_rewards=False))
+
+    def make(self, args: Train, env: gym.Env[Any, Any], seed: int) -> SimPLe:
+        """Return SimPLe with the preset that was asked for."""
+        real = args.env if is_game(args.env) else env
+        return SimPLe("CnnPolicy", real, seed=seed, device=args.device, **self.given(args))
+
+    def arguments(self, args: Train, agent: Any) -> dict[str, Any]:
+        """Return preset and schedule."""
+        return {name: getattr(agent, name) for name in self.options}
+
+    def load(self, run: RunFolder, arguments: dict[str, Any], device: str, env: Any = None) -> SimPLe:
+        """Return the stored agent."""
+        real = arguments["env"] if env is not None and is_game(arguments["env"]) else env
+        return SimPLe.load(run.agent, env=real, device=device)
+
+    def request(self, args: Train) -> str:
+        """Return agent and environment."""
+        return f"SimPLe on {args.env}"
+
+    def title(self, agent: Any) -> str:
+        """Return SimPLe(model)."""
+        return f"SimPLe({agent.model_class.__name__})"
+
+
 KINDS: dict[str, AgentKind] = {
     "dreamer": DreamerKind(),
     "dyna": DynaKind(),
     "mbpo": MBPOKind(),
     "pets": PETSKind(),
     "planet": PlaNetKind(),
+    "simple": SimPLeKind(),
 }
 OPTIONS = {**{name: kind.options for name, kind in KINDS.items()}, "model": ("dataset", "model", "updates")}
 
@@ -259,11 +302,21 @@ def load_agent(run: RunFolder, arguments: dict[str, Any], device: str) -> ModelB
     Raises:
         UserError: it cannot be loaded.
     """
+    kind = stored_kind(run, arguments)
+    with user_errors(RuntimeError, ValueError, prefix=f"cannot load the agent in {run.root}: "):
+        return kind.load(run, arguments, device)
+
+
+def stored_kind(run: RunFolder, arguments: dict[str, Any]) -> AgentKind:
+    """Return the kind of agent of a run folder.
+
+    Raises:
+        UserError: this version does not know it.
+    """
     name = arguments.get("agent", "dyna")
     if name not in KINDS:
         raise UserError(f"{run.root} holds an agent of the kind {name!r}; this version knows {', '.join(KINDS)}")
-    with user_errors(RuntimeError, ValueError, prefix=f"cannot load the agent in {run.root}: "):
-        return KINDS[name].load(run, arguments, device)
+    return KINDS[name]
 
 
 def _planner_class(args: Train) -> type:
@@ -275,7 +328,12 @@ def _planner_class(args: Train) -> type:
 
 def _preset(args: Train, presets: dict[str, Any]) -> Any:
     """Return the preset that was asked for."""
-    name = args.preset or "cpu"
+    return _named(args.preset, presets)
+
+
+def _named(preset: str | None, presets: dict[str, Any]) -> Any:
+    """Return the preset of a name; None: cpu."""
+    name = preset or "cpu"
     if name not in presets:
         raise UserError(f"--preset must be one of {', '.join(presets)}, got {name!r}")
     return presets[name]

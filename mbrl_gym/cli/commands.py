@@ -61,13 +61,14 @@ class Train(Common):
     Ctrl-C stops at the next real step and saves; --resume goes on exactly from there.
     """
 
-    agent: Positional[Literal["dreamer", "dyna", "mbpo", "model", "pets", "planet"]]
+    agent: Positional[Literal["dreamer", "dyna", "mbpo", "model", "pets", "planet", "simple"]]
     """dreamer: an actor and a critic that learn in the imagination of a recurrent model.
     dyna: any Stable-Baselines3 algorithm inside a model that is learned along the way.
     mbpo: SAC on short imagined rollouts that branch from real states.
     model: a model alone, from recorded experience (--dataset) and without a real step.
     pets: plans in a probabilistic ensemble at every real step, and trains no policy.
-    planet: the same in the beliefs of a recurrent model."""
+    planet: the same in the beliefs of a recurrent model.
+    simple: PPO on the screen of a game, in a model that predicts the next picture."""
     out: Path
     """Run folder; a run that is in it already is never overwritten (see --resume)."""
     env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(needed unless --resume)")] = None
@@ -83,7 +84,7 @@ class Train(Common):
     algorithm: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: ppo)")] = None
     """dyna: ppo, a2c, sac, td3, ddpg, dqn; of sb3_contrib: trpo, tqc, qrdqn, crossq, recurrentppo; or module:Class."""
     preset: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: cpu)")] = None
-    """dreamer, mbpo, pets, planet: cpu (light) or paper (as published, for a GPU)."""
+    """dreamer, mbpo, pets, planet, simple: cpu (light) or paper (as published, for a GPU)."""
     version: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 3)")] = None
     """dreamer: 1, 2 or 3."""
     size: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: 1m)")] = None

@@ -9,10 +9,10 @@ import torch
 
 from mbrl_gym.agents import ModelBasedAlgorithm
 from mbrl_gym.checkpoint import CheckpointError, is_checkpoint
-from mbrl_gym.cli.agents import load_agent
+from mbrl_gym.cli.agents import load_agent, stored_kind
 from mbrl_gym.cli.commands import Evaluate
 from mbrl_gym.cli.errors import UserError, user_errors
-from mbrl_gym.cli.real import check_device, make_real
+from mbrl_gym.cli.real import check_device
 from mbrl_gym.cli.run_folder import RunFolder, write_json
 from mbrl_gym.cli.text import spread
 from mbrl_gym.envs.single import LearnedEnv
@@ -31,7 +31,7 @@ def run_evaluate(args: Evaluate) -> int:
     if env_id is None:
         raise UserError(f"{args.folder} does not say which environment the agent is for; name it with --env")
     agent = load_agent(run, arguments, args.device)
-    real = make_real(env_id)
+    real = stored_kind(run, arguments).real(env_id, arguments.get("preset"))
     if (real.observation_space, real.action_space) != (agent.observation_space, agent.action_space):
         raise UserError(f"the agent in {args.folder} was trained on other spaces than those of {env_id}")
     results = {"real": run_episodes(agent.predict, real, args.episodes, args.seed)}

@@ -19,9 +19,10 @@ from mbrl_gym.cli.commands import Train
 from mbrl_gym.cli.errors import INTERRUPTED, UserError, user_errors
 from mbrl_gym.cli.logs import run_logger
 from mbrl_gym.cli.outputs import EVALUATION_SEED, save_agent, save_picture, unseen_experience
-from mbrl_gym.cli.real import check_device, make_real
+from mbrl_gym.cli.real import check_device
 from mbrl_gym.cli.run_folder import RunFolder, command_line, facts, fresh_seed, now
 from mbrl_gym.cli.text import spread
+from mbrl_gym.pictures import is_picture
 from mbrl_gym.report import run_episodes
 from mbrl_gym.store import StoredModel
 
@@ -42,7 +43,7 @@ def run_train(args: Train) -> int:
     record, agent = _resume(args, run) if args.resume else _begin(args, run)
     env_id, steps = record["arguments"]["env"], record["arguments"]["steps"]
     left = steps - agent.real_steps
-    if left <= 0:
+    if left <= 0 and not (args.resume and agent.training_due):
         raise UserError(
             f"{run.root} has {agent.real_steps:,} of {steps:,} real steps already; ask for more with --steps"
         )
@@ -92,7 +93,7 @@ def _begin(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgor
     run.check_free()
     kind = find_kind(args)
     seed = fresh_seed() if args.seed is None else args.seed
-    real = make_real(args.env)
+    real = kind.real(args.env, args.preset)
     with user_errors(*WRONG_REQUEST, prefix=f"{kind.request(args)}: "):
         agent = kind.make(args, real, seed)
     arguments = {
@@ -128,7 +129,7 @@ def _resume(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgo
     if args.publish is not None:
         arguments["publish"] = args.publish
     with user_errors(*WRONG_REQUEST, RuntimeError, prefix=f"cannot resume {run.root}: "):
-        agent = kind.load(run, arguments, args.device, make_real(arguments["env"]))
+        agent = kind.load(run, arguments, args.device, kind.real(arguments["env"], arguments.get("preset")))
     record.setdefault("sessions", [])
     return record, agent
 
@@ -149,6 +150,12 @@ def _learn(agent: ModelBasedAlgorithm, steps: int, run: RunFolder) -> bool:
             print(_line(agent), flush=True)
             last["printed"] = time.monotonic()
 
+    def between_parts() -> None:
+        after_training()
+        if stop.requested:
+            raise KeyboardInterrupt
+
+    agent.on_part = between_parts
     with StopOnInterrupt() as stop:
         try:
             callbacks = CallbackList([stop, AfterTraining(after_training)])
@@ -185,8 +192,8 @@ def _save(agent: ModelBasedAlgorithm, run: RunFolder, record: dict[str, Any]) ->
 
 def _finish(agent: ModelBasedAlgorithm, stored: StoredModel | None, run: RunFolder, record: dict[str, Any]) -> None:
     env_id = record["arguments"]["env"]
-    real = make_real(env_id)
-    _, experience = unseen_experience(real, EPISODES)
+    real = KINDS[agent.kind].real(env_id, record["arguments"].get("preset"))
+    experience = None if is_picture(real.observation_space) else unseen_experience(real, EPISODES)[1]
     returns = run_episodes(agent.predict, real, EPISODES, EVALUATION_SEED, experience)
     real.close()
     record["evaluation"] = returns.to_json()
@@ -198,7 +205,7 @@ def _finish(agent: ModelBasedAlgorithm, stored: StoredModel | None, run: RunFold
     if stored is None:
         print(f"Nothing was trained yet: that begins after {agent.learning_starts:,} real steps (--learning-starts).")
         return
-    why = save_picture(stored, experience, run)
+    why = None if experience is None else save_picture(stored, experience, run)
     if why:
         print(why)
     publish = record["arguments"]["publish"]

@@ -12,7 +12,7 @@ GPU    := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 BACKEND ?= $(if $(filter Darwin,$(OS)),default,$(if $(filter-out 0,$(GPU)),cuda,cpu))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-slow check format docs zoo bench-gpu clean
+.PHONY: setup demo test test-slow check format docs zoo bench-gpu bench-simple clean
 
 setup: $(VENV)/.stamp
 
@@ -64,6 +64,10 @@ zoo: setup
 bench-gpu: setup
 	$(PIP) install -q -c $(VENV)/torch.txt -c constraints.txt -e ".[$(EXTRAS),dmc]"
 	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(VENV)/bin/python benchmarks/dreamer_gpu.py $(ARGS)
+
+# The same for SimPLe: make bench-simple ARGS="--minutes 8". See benchmarks/simple_gpu.py.
+bench-simple: setup
+	OMP_NUM_THREADS=1 MUJOCO_GL=disabled $(VENV)/bin/python benchmarks/simple_gpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info runs

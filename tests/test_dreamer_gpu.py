@@ -13,10 +13,10 @@ from conftest import ROOT
 
 DIES = """
 import os, signal, sys
-import dreamer_gpu
-goes_on = dreamer_gpu.Piece._on_step
+import _slices, dreamer_gpu
+goes_on = _slices.Piece._on_step
 dies = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-dreamer_gpu.Piece._on_step = lambda self: (goes_on if self.num_timesteps < 60 else dies)(self)
+_slices.Piece._on_step = lambda self: (goes_on if self.num_timesteps < 60 else dies)(self)
 dreamer_gpu.main(sys.argv[1:])
 """
 

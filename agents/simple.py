@@ -227,7 +227,7 @@ class SimPLe(Dyna):
 
     @classmethod
     def _from_arguments(cls, arguments: dict[str, Any], given: dict[str, Any]) -> "SimPLe":
-        known = {**arguments, "wrappers": []}
+        known = {"model_class": "video", **arguments, "wrappers": []}  # once there was no other
         found = {k: v for k, v in cls._decoded(known, given).items() if k != "wrappers"}
         for name in {"policy", "algorithm_kwargs", "policy_kwargs"} - set(given):
             found[name] = decode(found[name], name)

@@ -153,6 +153,15 @@ def test_stopping_saving_loading_and_going_on_equals_going_on(tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(weights(agent), weights(again), strict=True))
 
 
+def test_an_agent_from_before_there_were_presets_is_loaded() -> None:
+    agent = trained(40)
+    new = {"preset", "model_class", "part"}
+    old = {k: v for k, v in agent._arguments().items() if k not in new} | {"policy": "CnnPolicy", "dream_steps": 32}
+    again = SimPLe._from_arguments(old, {})
+    assert (again.preset, again.model_class, again.part, again.dream_steps) == ("cpu", VideoModel, (0, 0), 32)
+    assert again.model_config == QUICK["model_config"]
+
+
 class StopError(Exception):
     """Ends `learn` between two parts."""
 

@@ -14,12 +14,12 @@ from mbrl_gym.cli.commands import Report
 from mbrl_gym.cli.errors import UserError, user_errors
 from mbrl_gym.cli.real import check_device, find_algorithm, make_real
 from mbrl_gym.cli.run_folder import RunFolder
+from mbrl_gym.data import Predict
 from mbrl_gym.envs.registry import find_model
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.report import ReportConfig, check_model, evaluate
 from mbrl_gym.report.images import Locate
-from mbrl_gym.report.returns import Predict
 from mbrl_gym.store import StoredModel, load_model
 from mbrl_gym.wrappers.atari import AtariSettings, make_atari
 from mbrl_gym.zoo import pong

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from mbrl_gym.data import Predict
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.report.data_report import ReportConfig, familiarity, measure_data
@@ -17,7 +18,7 @@ from mbrl_gym.report.pictures import sees
 from mbrl_gym.report.policies import SHARES, Noisy, noisy_policies, restarted
 from mbrl_gym.report.ranking import policy_ranking
 from mbrl_gym.report.record import Report, attempt
-from mbrl_gym.report.returns import Predict, run_episodes
+from mbrl_gym.report.returns import run_episodes
 
 RANDOM, POLICY, RECORDED = "random actions", "policy", "recorded data"
 NO_ENV = "there is no real environment to play in; give env"

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mbrl_gym.batch import SequenceBatch
+from mbrl_gym.data import Predict
 from mbrl_gym.envs.dream import Dream
 from mbrl_gym.envs.inputs import encode_actions
 from mbrl_gym.model import Prediction, WorldModel
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.report.policies import act_together, restarted
-from mbrl_gym.report.returns import Predict
 from mbrl_gym.report.section import Section
 from mbrl_gym.spaces import observation_array
 from mbrl_gym.start_states import StartStates

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from mbrl_gym.report.returns import Predict
+from mbrl_gym.data import Predict
 
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of random actions
 Stream = tuple[np.random.Generator, spaces.Space[Any]]

@@ -330,7 +330,7 @@ def test_windows_must_be_longer_than_what_is_shown() -> None:
 
 
 def test_dreams_follow_the_actions_and_pay() -> None:
-    player = trained(pushed(400, 6), 220, replace(SMALL, self_fed=0.5), 3e-2)
+    player = trained(pushed(400, 6), 300, replace(SMALL, self_fed=0.5), 3e-2)
     data, right, paid = pushed(40, 12, seed=5), 0.0, 0.0
     state, generator = belief(player, data), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -289,7 +289,7 @@ def test_what_cannot_be_trained(recorded, tmp_path, capsys, agent):
     assert "--steps counts real steps" in error_of(capsys, *begin, "--steps", 5)
     assert "--resume goes on with an agent" in error_of(capsys, *begin, "--resume")
     assert "--model must be one of ensemble" in error_of(capsys, *begin, "--model", "rssm")
-    assert "--preset is an option of dreamer, mbpo, pets, planet, not of model" in error_of(
+    assert "--preset is an option of dreamer, mbpo, pets, planet, simple, not of model" in error_of(
         capsys, *begin, "--preset", "cpu"
     )
     assert "max_updates must be positive" in error_of(capsys, *begin, "--updates", 0)

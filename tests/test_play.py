@@ -495,6 +495,8 @@ def test_an_environment_that_has_keys_only_in_another_mode_has_none():
     pad = Pad({})
     pad.get_keys_to_action = pad.get_action_meanings = refuse
     assert make_key_map(pad.action_space, None, pad).keys == {f"Digit{i}" for i in range(6)}
+    own = make_key_map(pad.action_space, None, pad, {"w": 2, "up": 2, "down": 3})
+    assert [own.action([key], []) for key in ("KeyW", "ArrowUp", "ArrowDown")] == [2, 2, 3]
 
 
 def test_numbers_have_pairs_of_keys_and_sliders():

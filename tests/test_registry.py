@@ -119,8 +119,8 @@ def test_an_id_without_a_model_says_what_there_is_and_how_to_get_one(pendulum, h
         assert all(env_id in message for env_id in [*SHIPPED, "Learned-Mine-v0"])
         assert "mbrl_gym.make('Learned-Hopper-v5', checkpoint=FOLDER)" in message
         assert "mbrl-gym train dyna --env Hopper-v5 --out runs/x --publish Learned-Hopper-v5" in message
-    with pytest.raises(ModelNotAvailable, match="--env ALE/Pong-v5"):
-        gym.make("Learned-Pong")
+    with pytest.raises(ModelNotAvailable, match="--env ALE/Breakout-v5"):
+        gym.make("Learned-Breakout")
 
 
 def test_an_unknown_id_says_the_same_through_mbrl_gym(home):

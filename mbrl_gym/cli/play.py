@@ -28,10 +28,11 @@ def run_play(args: Play) -> int:
     try:
         if args.window:
             play_window(game)
-        else:
-            _serve(game, args)
-    except KeyboardInterrupt:  # how one stops playing
-        print("\nStopped.")
+            return 0
+        _serve(game, args)
+    except KeyboardInterrupt:  # how one stops playing; the server may have taken it for itself
+        pass
+    print("\nStopped.")
     return 0
 
 

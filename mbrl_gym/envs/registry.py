@@ -50,14 +50,15 @@ def find_model(env_id: str, checkpoint: str | os.PathLike[str] | None = None) ->
     if checkpoint is not None:
         return Path(checkpoint)
     models = available_models()
-    folder = models.get(env_id) or models.get(_other_name(env_id))
-    if folder is None:
+    names = (env_id, _other_name(env_id))
+    found = [known[name] for known in (published_models(), models) for name in names if name in known]
+    if not found:
         raise ModelNotAvailable(
             f"no model of {env_id!r} is shipped or published; available: {', '.join(sorted(models)) or 'none'}. "
             f"Give one: mbrl_gym.make({env_id!r}, checkpoint=FOLDER), or train and publish one: "
             f"`mbrl-gym train dyna --env {_real_id(env_id)} --out runs/x --publish {env_id}`"
         )
-    return folder
+    return found[0]  # what is published under either name comes before what is shipped
 
 
 def _other_name(env_id: str) -> str:

@@ -77,6 +77,9 @@ class VideoModel(WorldModel[VideoState]):
     - Classes are the colours of a `Palette`, not 256 intensities, at the resolution at which the game draws: there
       every object has its own colour on whole pixels, and no prediction lies between two of them.
     - A prior by place, learned with everything else, knows the background from the first step.
+    - What is on the screen is moved by whole cells, by as much as in the last step until something else is learned, and
+      drawn anew where that does not do (`mbrl_gym.nets.video.CellCopies`): small things keep their shape.
+    - A pixel counts for the more the rarer its colour is at its place.
     - The latent is one choice among ``codes`` for the whole picture: what is drawn of it is drawn together. Choices by
       part or by pixel would be made independently, which is how small objects get lost.
     - How long each cell has stood still is part of the belief: games count (a serve comes so many steps after a

@@ -60,7 +60,7 @@ class Game:
     def keys(self) -> KeyMap:
         """Which keys mean which action."""
         real = None if self.real is None else self.real()
-        found = make_key_map(self.stored.model.action_space, self.stored.real_id, real)
+        found = make_key_map(self.stored.model.action_space, self.stored.real_id, real, self.stored.card.get("keys"))
         if real is not None:
             real.close()
         return found

@@ -170,13 +170,16 @@ KNOWN: dict[str, tuple[Combinations, dict[int, str], tuple[int, ...]]] = {
 }
 
 
-def make_key_map(space: spaces.Space[Any], real_id: str | None = None, real: Any = None) -> KeyMap:
+def make_key_map(
+    space: spaces.Space[Any], real_id: str | None = None, real: Any = None, own: Mapping[str, int] | None = None
+) -> KeyMap:
     """Return the keys for an action space.
 
     Args:
         space: the model's.
         real_id: the id of the real environment, by which classic control is known.
         real: the real environment, where there is one: its ``get_keys_to_action`` and ``get_action_meanings`` count.
+        own: the keys that the model's card names, which come on top: characters, or "up", "down", "left", "right".
     """
     if not isinstance(space, spaces.Discrete):
         return NumberKeys(space)
@@ -186,6 +189,9 @@ def make_key_map(space: spaces.Space[Any], real_id: str | None = None, real: Any
     meanings = _asked(real, "get_action_meanings") or []
     names = {int(space.start) + i: str(name).lower() for i, name in enumerate(meanings)}
     keys = _translated(_asked(real, "get_keys_to_action") or {}, space)
+    keys |= {
+        (f"Arrow{name.title()}" if len(name) > 1 else _code(name),): number for name, number in (own or {}).items()
+    }
     idle = next((number for number, name in names.items() if name == "noop"), int(space.start))
     return DiscreteKeys(space, keys, names, (idle,))
 

@@ -1,6 +1,5 @@
 """DoubleDQN: SB3's DQN with double Q-learning, for value targets that imagined data does not inflate."""
 
-import numpy as np
 import torch
 from stable_baselines3 import DQN
 from torch.nn.functional import smooth_l1_loss
@@ -23,10 +22,10 @@ class DoubleDQN(DQN):
         losses = [self._update(batch_size) for _ in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", np.mean(losses))
+        self.logger.record("train/loss", float(torch.stack(losses).mean()))  # one wait for the device
 
-    def _update(self, batch_size: int) -> float:
-        """Return the loss before one gradient step."""
+    def _update(self, batch_size: int) -> torch.Tensor:
+        """Return the loss [] before one gradient step."""
         assert self.replay_buffer is not None
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         discount = self.gamma if batch.discounts is None else batch.discounts  # n steps: the buffer's
@@ -40,4 +39,4 @@ class DoubleDQN(DQN):
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
-        return loss.item()
+        return loss.detach()

@@ -64,6 +64,7 @@ def build(training: Training, root: Path = FOLDER, steps: int = 3200, samples: i
         "seeds": [recipe.seed],
         "real_steps": recipe.real_steps,
         "updates": training.done,
+        "planned_updates": recipe.updates,
         "keys": KEYS,
         "versions": versions(),
         "fidelity": measured,
@@ -79,7 +80,8 @@ def card_text(card: dict[str, Any]) -> str:
     lines = [
         f"# {NAME}",
         "",
-        f"The screen of {ID}, learned from {card['data']}; {card['updates']} updates, seed {card['seeds'][0]}.",
+        f"The screen of {ID}, learned from {card['data']};",
+        f"{card['updates']} of {card['planned_updates']} updates, seed {card['seeds'][0]}.",
         f"Made by `{card['made_by']}`; mbrl_gym {card['versions']['mbrl_gym']}, torch {card['versions']['torch']}.",
         "",
         "Games begin as the recorded ones did, and end when one side has 21 points. Keys: "

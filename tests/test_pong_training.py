@@ -30,6 +30,7 @@ def test_something_happens_where_it_is_said_to(replay: "pong.SequenceReplay") ->
     assert found["point"].tolist() == np.flatnonzero(data.reward[:, 0] != 0).tolist()
     assert len(found["point"]) > 10
     assert found["end"].tolist() == np.flatnonzero(data.terminated[:, 0]).tolist()
+    assert found["beginning"].tolist() == list(range(40))  # of the only game
     assert not np.isnan(place[found["appearance"], 0]).any()
     assert np.isnan(place[found["appearance"] - 1, 0]).all()
     assert len(found["turn"]) > 10
@@ -46,7 +47,7 @@ def test_windows_are_near_what_happens_and_grow(replay: "pong.SequenceReplay") -
         assert batch.length == 4 + 1
         assert Windows(replay, recipe).draw(0.5, rng).length == 4 + 3
         draws[near] = float((batch.reward[:, -1] != 0).float().mean())
-    assert draws[1.0] > 0.2 > 0.1 > draws[0.0]
+    assert draws[1.0] > 0.15 > 0.1 > draws[0.0]
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

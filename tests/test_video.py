@@ -16,7 +16,7 @@ from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video import VideoModel, VideoState
 from mbrl_gym.models.video_config import VideoConfig
-from mbrl_gym.nets.video import MEMORY, CellCopies, PixelLoss
+from mbrl_gym.nets.video import LIKELIEST, MEMORY, CellCopies, PixelLoss
 from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import StoredModel, load_model, save_model
 
@@ -178,6 +178,23 @@ def test_a_belief_counts_how_long_cells_have_stood_still() -> None:
     assert state.still.unique().tolist() == [MEMORY - 1]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_pictures_seen_at_once_are_those_seen_one_by_one(rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    frames = torch.randint(0, 2, (64, *model.cells, 4 * 9), dtype=torch.uint8, generator=generator)
+    still = torch.randint(0, MEMORY, (64, *model.cells), dtype=torch.uint8, generator=generator)
+    pictures = torch.randint(0, 2, (64, rows, *model.cells, 9), dtype=torch.uint8, generator=generator)
+    pictures[:, 1:] = torch.where(torch.rand(64, 1, *model.cells, 1) < 0.7, pictures[:, :1], pictures[:, 1:])
+    is_first = torch.rand(64, rows, generator=generator) < 0.3
+    one_by_one = state = VideoState(frames, still)
+    for t in range(rows):
+        one_by_one = model._see(one_by_one, pictures[:, t], is_first[:, t])
+    at_once = model._see_all(state, pictures, is_first)
+    assert torch.equal(at_once.frames, one_by_one.frames)
+    assert torch.equal(at_once.still, one_by_one.still)
+
+
 # ---- the loss -------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +283,8 @@ def test_cells_move_by_what_is_alike_and_what_is_learned(sources: int) -> None:
                     choice[d] = choice[d] + 8.0 * same / max(int((off | then).sum()), 1)
                 if off.any() and 0 <= y + down < 3 and 0 <= x + right < 4:
                     moves.append((d, (y + down) * 4 + x + right))
-            for d, target in moves:
+            moves.sort(key=lambda move: -choice.softmax(0)[move[0]])
+            for d, target in moves[:LIKELIEST]:
                 for p in range(4):
                     expected[int(newest[b, source, p]), b, target, p] += 12.0 * choice.softmax(0)[d]
     assert torch.allclose(copies(logits, features, (before, newest), usual), expected, atol=1e-4)

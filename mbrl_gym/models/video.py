@@ -158,6 +158,13 @@ class VideoModel(WorldModel[VideoState]):
         assert isinstance(obs, Tensor)
         return self._see(state, self.by_cell(self.palette.encode(obs)), is_first)
 
+    def believe(self, obs: Observation, action: Tensor, generator: torch.Generator | None = None) -> VideoState:
+        """Return the belief [B] after a context (see `WorldModel.believe`)."""
+        assert isinstance(obs, Tensor)
+        first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=self.device)
+        first[:, 0] = True
+        return self._see_all(self.initial(len(obs)), self.by_cell(self.palette.encode(obs)), first)
+
     def predict(
         self,
         state: VideoState,
@@ -247,6 +254,22 @@ class VideoModel(WorldModel[VideoState]):
         """Return the belief after a picture [B, h, w, P], which begins an episode where ``is_first`` [B]."""
         begun = VideoState(picture.repeat(1, 1, 1, self.config.frames), torch.zeros_like(state.still))
         return begun.where(is_first, self._goes_on(state, picture))
+
+    def _see_all(self, state: VideoState, pictures: Tensor, is_first: Tensor) -> VideoState:
+        """Return the belief after pictures [B, T, h, w, P]: that of `_see` one by one, without the beliefs between."""
+        count, frames = pictures.shape[1], self.config.frames
+        before = state.frames.view(-1, *self.cells, frames, self.pixels).movedim(-2, 1)
+        every = torch.cat([before, pictures], 1)
+        begins = torch.arange(frames, frames + count, device=self.device) * is_first
+        oldest = begins.amax(1) if count else begins.new_zeros(len(begins))
+        shown = torch.arange(count, count + frames, device=self.device).maximum(oldest[:, None])  # [B, F]
+        rows = torch.arange(len(shown), device=self.device)
+        kept = torch.stack([every[rows, shown[:, f]] for f in range(frames)], -2).flatten(-2)
+        stays = ((every[:, frames:] == every[:, frames - 1 : -1]).all(-1) & ~is_first[..., None, None]).unbind(1)
+        still = state.still
+        for stay in stays:
+            still = (still + 1).clamp(max=MEMORY - 1) * stay
+        return VideoState(kept, still)
 
     def _picture(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest picture [B, h, w, P] and its logits, for which argmax takes ten times as long."""
@@ -338,8 +361,7 @@ class VideoModel(WorldModel[VideoState]):
         assert isinstance(batch.obs, Tensor)
         pictures = self.by_cell(self.palette.encode(batch.obs))
         state = self._before(pictures[:, 0]) if start is None else start
-        for t in range(shown):
-            state = self._see(state, pictures[:, t], batch.is_first[:, t])
+        state = self._see_all(state, pictures[:, :shown], batch.is_first[:, :shown])
         own = torch.rand(len(pictures), device=self.device) < self.config.self_fed
         sums: dict[str, Tensor] = {}
         for t in range(shown, batch.length):

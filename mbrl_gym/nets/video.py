@@ -16,6 +16,7 @@ GAIN = 12.0  # nats that a moved cell adds: places where a thing is rarely seen 
 MATCH = (
     8.0  # nats, at first, by which a shift that fits the last step exactly is likelier than one that does not at all
 )
+LIKELIEST = 6  # shifts of a cell that are drawn; what is left of its chances is nothing that one would see
 WAVES = 4  # by which numbers of steps below that are told apart
 
 
@@ -143,7 +144,7 @@ class VideoDecoder(nn.Module):
         x = self.norm(x)
         rows = x.permute(0, 2, 3, 1).reshape(1, -1, x.shape[1])
         logits = torch.matmul(rows, self.head.to(rows.dtype)).view(len(self.head), len(x), -1, self.head.shape[2])
-        return logits.float() + self.place, x, summary
+        return logits.float().add_(self.place), x, summary
 
 
 class CellCopies(nn.Module):
@@ -191,7 +192,9 @@ class CellCopies(nn.Module):
         alike = self.match * self._alike(source, shown, before, usual)
         chosen = torch.softmax(torch.cat([choice[..., :-1] + alike, choice[..., -1:]], -1), -1)[..., :-1]
         target, inside = self._shifted(source, 1)
-        return self._added(logits, target, shown, GAIN * chosen * (inside & (count > 0)[..., None]))
+        amount = GAIN * chosen * (inside & (count > 0)[..., None])
+        amount, first = amount.topk(min(LIKELIEST, amount.shape[-1]))
+        return self._added(logits, target.gather(-1, first), shown, amount)
 
     def _shifted(self, source: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         """Return the cells one shift on (or, with -1, back) from ``source`` [B, S], [B, S, D], and which there are."""
@@ -212,20 +215,19 @@ class CellCopies(nn.Module):
         now = shown[:, :, None]
         off_now = shown != usual.index_select(0, source.flatten()).view_as(shown)
         off_then = then != ground
-        same = (off_now[:, :, None] & off_then & (now == then)).sum(-1)
-        either = (off_now[:, :, None] | off_then).sum(-1)
+        same = (off_now[:, :, None] & off_then & (now == then)).sum(-1, dtype=torch.int16)
+        either = (off_now[:, :, None] | off_then).sum(-1, dtype=torch.int16)
         return (same / either.clamp(min=1)) * inside
 
     def _added(self, logits: Tensor, target: Tensor, shown: Tensor, amount: Tensor) -> Tensor:
-        """Return logits to which ``amount`` [B, S, D] is added at cells ``target`` for colours ``shown`` [B, S, P]."""
+        """Return the logits with ``amount`` [B, S, D] added at cells ``target`` for colours ``shown`` [B, S, P]."""
         _, batch, cells, pixels = logits.shape
         row = torch.arange(batch, device=target.device)[:, None, None]
         pixel = torch.arange(pixels, device=target.device)
         place = (row * cells + target)[..., None] * pixels + pixel  # [B, S, D, P]
         index = shown[:, :, None].long() * (batch * cells * pixels) + place
         added = amount[..., None].expand_as(index)
-        found: Tensor = logits.flatten().index_add(0, index.flatten(), added.flatten()).view_as(logits)
-        return found
+        return logits.flatten().index_add_(0, index.flatten(), added.flatten()).view_as(logits)
 
 
 class TargetEncoder(nn.Module):

@@ -22,6 +22,7 @@ from mbrl_gym.zoo.pong import ball, collect
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 KIND = "pong_training"
+BEGINNING = 40  # steps of a game, in which paddles and ball appear: there are few games, and all dreams begin so
 SAVE_EVERY = 300.0  # seconds
 
 
@@ -34,19 +35,20 @@ class Recipe:
         updates: gradient steps.
         batch_size: windows of each.
         stages: (share of the updates up to which, steps that windows predict): drift is met once steps are right.
-        near: share of the windows in which something happens: a point, the end of a game, a ball that turns or appears.
+        near: share of the windows in which something happens: a point, the beginning or end of a game, a ball that
+            turns or appears.
         learning_rate: Adam's at the start; it falls to a fiftieth along a cosine.
         model: hyperparameters.
         seed: of everything.
     """
 
-    real_steps: int = 30_000
-    updates: int = 7_000
+    real_steps: int = 100_000
+    updates: int = 12_000
     batch_size: int = 4
-    stages: tuple[tuple[float, int], ...] = ((0.4, 3), (0.8, 6), (1.0, 12))
-    near: float = 0.5
+    stages: tuple[tuple[float, int], ...] = ((0.75, 3), (1.0, 6))
+    near: float = 0.6
     learning_rate: float = 1e-3
-    model: VideoConfig = field(default_factory=lambda: VideoConfig(colours=5, learn_termination=True))
+    model: VideoConfig = field(default_factory=lambda: VideoConfig(colours=5, sources=112, learn_termination=True))
     seed: int = 0
 
 
@@ -84,8 +86,10 @@ def events(replay: SequenceReplay, part: int = 1024) -> dict[str, Rows]:
     speed = np.diff(place, axis=0, prepend=np.nan)
     with np.errstate(invalid="ignore"):
         turns = np.abs(np.diff(speed, axis=0, prepend=np.nan)).max(1) > 1.5
+    first = np.concatenate([b.is_first[:, 0].numpy() for b in pieces])
     there = ~np.isnan(place[:, 0])
     found = {
+        "beginning": np.convolve(first, np.ones(BEGINNING))[: len(first)] > 0,
         "point": np.concatenate([b.reward[:, 0].numpy() != 0 for b in pieces]),
         "end": np.concatenate([b.terminated[:, 0].numpy() for b in pieces]),
         "turn": turns,

@@ -74,7 +74,7 @@ def cpu() -> SimPLePreset:
         view=FrameStack(),
         model_class=VideoModel,
         model=VideoConfig.tiny(),
-        trainer=TrainerConfig(learning_rate=1e-3, final_learning_rate=0.05, batch_size=8, length=30, holdout=0.0),
+        trainer=TrainerConfig(learning_rate=1e-3, final_learning_rate=0.05, batch_size=4, length=27, holdout=0.0),
         model_updates=(3000, 1000),
         dream_steps=(40_000,),
         ppo={**_PPO, "batch_size": 200},

@@ -1,4 +1,7 @@
-"""Catch: a ball falls, a paddle moves under it; the smallest game that has to be seen. Registered as Catch-v0."""
+"""Catch: a ball falls, a paddle moves under it; the smallest game that has to be seen.
+
+Registered as Catch-v0 (64 x 64) and CatchScreen-v0 (210 x 160, as ALE draws).
+"""
 
 from typing import Any, ClassVar
 
@@ -16,7 +19,7 @@ class Catch(gym.Env[np.ndarray[Any, Any], np.int64]):
     [64, 64, 1] uint8, ball and paddle white on black.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
     observation_space = spaces.Box(0, 255, (CELLS * PIXELS, CELLS * PIXELS, 1), np.uint8)
     action_space = spaces.Discrete(3)
 
@@ -51,3 +54,67 @@ class Catch(gym.Env[np.ndarray[Any, Any], np.int64]):
 
 
 gym.register("Catch-v0", Catch)
+
+
+class CatchScreen(gym.Env[np.ndarray[Any, Any], np.int64]):
+    """The game on a screen like those of ALE: ten balls, with drift and rebounds; 1 for each caught, -1 for each not.
+
+    Observations are grey screens of 210 x 160, [1, 210, 160] uint8. The ball (4 x 4 pixels) begins anywhere in the top
+    and falls by 8 a step while it drifts by up to 4 sideways; the paddle (16 x 4) moves by 8, left, not or right.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
+    observation_space = spaces.Box(0, 255, (1, 210, 160), np.uint8)
+    action_space = spaces.Discrete(3)
+    TOP, FLOOR, WIDTH, BALLS = 26, 186, 160, 10
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.ball, self.drift, self.paddle, self._left = (0, 0), 0, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Put the paddle into the middle and drop the first ball."""
+        super().reset(seed=seed)
+        self.paddle, self._left = 72, self.BALLS
+        self._drop()
+        return self._picture(), {}
+
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move the paddle and the ball."""
+        self.paddle = int(np.clip(self.paddle + 8 * (int(action) - 1), 0, self.WIDTH - 16))
+        row, column = self.ball[0] + 8, self.ball[1] + self.drift
+        if not 0 <= column <= self.WIDTH - 4:
+            self.drift = -self.drift
+            column = int(np.clip(column, 0, self.WIDTH - 4))
+        self.ball = row, column
+        reward = 0.0
+        if row >= self.FLOOR - 4:
+            reward = 1.0 if -4 < column - self.paddle < 16 else -1.0
+            self._left -= 1
+            self._drop()
+        return self._picture(), reward, self._left == 0, False, {}
+
+    def render(self) -> Any:
+        """Return the screen in three colours."""
+        return self._picture()[0, :, :, None].repeat(3, -1)
+
+    def _drop(self) -> None:
+        self.ball = self.TOP, 4 * int(self.np_random.integers(self.WIDTH // 4))
+        self.drift = int(self.np_random.choice([-4, 0, 4]))
+
+    def _picture(self) -> np.ndarray[Any, Any]:
+        screen = np.full((1, 210, 160), 87, np.uint8)
+        screen[0, 10:20] = screen[0, 190:] = 147
+        (row, column), paddle = self.ball, self.paddle
+        screen[0, row : row + 4, column : column + 4] = 236
+        screen[0, self.FLOOR : self.FLOOR + 4, paddle : paddle + 16] = 92
+        return screen
+
+
+def catcher(env: CatchScreen) -> np.int64:
+    """Return the action of a player that keeps the paddle under the ball."""
+    gap = env.ball[1] + 2 - (env.paddle + 8)
+    return np.int64(1 + np.sign(gap) * (abs(gap) > 4))
+
+
+gym.register("CatchScreen-v0", CatchScreen)

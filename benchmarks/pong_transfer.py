@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 from _learning import Say, run_seeds
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import NatureCNN
 
 import mbrl_gym  # noqa: F401  (registers Learned-Pong)
+from mbrl_gym.nets.precision import mixed_precision
 from mbrl_gym.wrappers import SB3VecEnv, make_atari
 
 DREAMS, STEPS, SAVE_EVERY = 16, 1_000_000, 20_480
@@ -33,6 +36,18 @@ PPO_ATARI: dict[str, Any] = {
     "ent_coef": 0.01,
     "vf_coef": 0.5,
 }
+
+
+class MixedCnn(NatureCNN):
+    """SB3's network, its convolutions in bfloat16 where these are fast: in less than half of the time."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Return features [B, 512] in float32."""
+        with mixed_precision(observations.device, 400 * len(observations)):
+            return super().forward(observations).float()
+
+
+POLICY = {"features_extractor_class": MixedCnn}
 
 
 class Keep(BaseCallback):
@@ -56,7 +71,7 @@ def trained(seed: int, file: Path, say: Say) -> PPO:
     if file.exists():
         model = PPO.load(file, venv, device="cpu", custom_objects={"seed": seed})
     else:
-        model = PPO("CnnPolicy", venv, seed=seed, device="cpu", **PPO_ATARI)
+        model = PPO("CnnPolicy", venv, seed=seed, device="cpu", policy_kwargs=POLICY, **PPO_ATARI)
     venv.bootstrap_with(model)
     left = STEPS - model.num_timesteps
     if left > 0:

@@ -17,6 +17,7 @@ from mbrl_gym.data_as_demonstrator import DataAsDemonstrator, correct, tiles
 from mbrl_gym.fit_report import FitReport
 from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay, row_hash
+from mbrl_gym.tensors import TensorStruct
 
 __all__ = ["FitReport", "ModelTrainer", "TrainerConfig"]
 
@@ -250,20 +251,23 @@ class ModelTrainer:
         self._set_learning_rate(0.0)  # single updates after this go on at full rate
         return FitReport(0, len(now), len(now) * self.config.batch_size, loss, means)
 
-    def update(self, batch: SequenceBatch, progress: float | None = None) -> dict[str, Tensor]:
+    def update(
+        self, batch: SequenceBatch, progress: float | None = None, start: TensorStruct | None = None
+    ) -> dict[str, Tensor]:
         """Return the loss terms [] after one gradient step on a batch of windows [B, T]; no wait for the device.
 
         Args:
             batch: the windows.
             progress: how much of a fit is behind, from 0 to 1, which the learning rate follows; None: it stays.
+            start: beliefs [B] of the first rows, which are then not learned from; None: windows begin without.
         """
         if progress is not None:
             self._set_learning_rate(progress)
         with self._own_randomness():
-            return self._step(batch)
+            return self._step(batch, start)
 
-    def _step(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        loss = self.model.loss(batch)
+    def _step(self, batch: SequenceBatch, start: TensorStruct | None = None) -> dict[str, Tensor]:
+        loss = self.model.loss(batch, start)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
         if self.config.grad_clip is not None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mbrl_gym.zoo.pong_training import Recipe, Training, Windows, events
 MODEL = VideoConfig(
     colours=5, patch=(14, 16), channels=(8, 8), blocks=1, embedding=8, codes=2, context=4, learn_termination=True
 )
-SMALL = Recipe(real_steps=400, updates=6, batch_size=2, stages=((0.5, 1), (1.0, 3)), model=MODEL)
+SMALL = Recipe(real_steps=400, updates=4, dreamt_updates=2, batch_size=2, stages=((0.5, 1), (1.0, 3)), model=MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,35 @@ def test_windows_are_near_what_happens_and_grow(replay: "pong.SequenceReplay") -
         assert Windows(replay, recipe).draw(0.5, rng).length == 4 + 3
         draws[near] = float((batch.reward[:, -1] != 0).float().mean())
     assert draws[1.0] > 0.15 > 0.1 > draws[0.0]
+
+
+def test_dreams_follow_points(replay: "pong.SequenceReplay") -> None:
+    windows, rng = Windows(replay, replace(SMALL, batch_size=50)), np.random.default_rng(0)
+    lengths = set()
+    for _ in range(100):
+        batch, dreamt = windows.after_points(rng)
+        lengths.add(dreamt)
+        assert batch.length == 4 + dreamt + 3
+        assert not batch.is_first.any()
+        assert (batch.reward[:, 4:7] != 0).any(1).all()
+        assert not (batch.reward[:, 4:7] == 0).all()
+    assert lengths == set(range(23))
+
+
+def test_the_last_updates_begin_in_dreams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(tmp_path, replace(SMALL, updates=1, dreamt_updates=3))
+    begun = []
+    update = training.trainer.update
+
+    def note(batch: Any, progress: float, start: Any = None) -> Any:
+        begun.append((progress, batch.length, start))
+        return update(batch, progress, start)
+
+    monkeypatch.setattr(training.trainer, "update", note)
+    assert training.run(1e9)
+    assert [start is not None for _, _, start in begun] == [False, False, True, False]
+    assert [round(progress, 2) for progress, *_ in begun] == [0.0, 0.64, 0.76, 0.88]
+    assert [length for _, length, _ in begun] == [5, 5, 4, 5]
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_rows_without_a_latent_learn_nothing_for_it(share: float) -> None:
 
 
 def test_windows_must_be_longer_than_what_is_shown() -> None:
-    with pytest.raises(ValueError, match="length must be at least frames \\+ 1 = 5 rows, got windows of 4"):
+    with pytest.raises(ValueError, match="length must be at least 4 known rows and one, got windows of 4"):
         fresh().loss(pushed(2, 4))
 
 

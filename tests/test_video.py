@@ -314,6 +314,23 @@ def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, ow
     assert torch.equal(shown, stayed if own else data.obs[:, 4:6])  # type: ignore[index]
 
 
+def test_windows_that_begin_in_a_dream_go_on_in_it() -> None:
+    data = pushed(4, 7)
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0, reach=(0, 0)))
+    model.before_fit(data)
+    start = belief(model, data, 4)
+    seen: list[tuple[VideoState, Tensor]] = []
+    step = model._step
+    model._step = lambda state, action, *rest, **more: (  # type: ignore[method-assign]
+        seen.append((state, action)),
+        step(state, action, *rest, **more),
+    )[1]
+    model.loss(data[:, 3:], start)
+    assert seen[0][0] is start
+    assert [action.tolist() for _, action in seen] == [data.action[:, t].tolist() for t in (3, 4, 5)]
+    assert torch.equal(model.decode(seen[2][0]), data.obs[:, 3])  # type: ignore[index]  # untrained: the ball stays
+
+
 def test_pictures_drawn_with_a_latent_from_the_prior_are_not_held_against_the_recording() -> None:
     data, losses = pushed(8, 6), []
     for share in (0.0, 1.0):
@@ -334,7 +351,7 @@ def test_free_nats_cost_what_they_are() -> None:
 
 def test_windows_must_be_longer_than_what_is_shown() -> None:
     model = VideoModel(SPACE, ACTIONS, SMALL)
-    with pytest.raises(ValueError, match="length must be at least context \\+ 1 = 5 rows, got windows of 4"):
+    with pytest.raises(ValueError, match="length must be at least 4 known rows and one, got windows of 4"):
         model.loss(pushed(2, 4))
 
 

@@ -271,18 +271,18 @@ class StochasticVideoModel(WorldModel[StochasticVideoState]):
 
         Args:
             batch: windows of at least ``frames`` + 1 rows; the paper's have 4 + 6.
-            start: beliefs [B] before the first row; then all rows are predicted.
+            start: beliefs [B] of the first row; then all rows after it are predicted.
 
         Raises:
             ValueError: windows are too short.
         """
-        shown = self.context if start is None else 0
+        shown = self.context if start is None else 1
         if batch.length <= shown:
-            raise ValueError(f"length must be at least frames + 1 = {shown + 1} rows, got windows of {batch.length}")
+            raise ValueError(f"length must be at least {shown} known rows and one, got windows of {batch.length}")
         assert isinstance(batch.obs, Tensor)
         pictures = self._channels_first(batch.obs)
         state = self.initial(len(pictures)) if start is None else start
-        for t in range(shown):
+        for t in range(shown if start is None else 0):
             state = self._after(state, pictures[:, t], batch.is_first[:, t])
         sums: dict[str, Tensor] = {}
         for t in range(shown, batch.length):
@@ -298,7 +298,7 @@ class StochasticVideoModel(WorldModel[StochasticVideoState]):
         """Return the belief to go on from, and the terms of the loss of row ``t``, means over windows."""
         first, clip = batch.is_first[:, t], self.config.clip
         with self._precision(len(picture)):
-            seen = self._see(state, batch.action[:, max(t - 1, 0)], learning=True)
+            seen = self._see(state, batch.action[:, t - 1], learning=True)
             low, latent = self._latent(seen, picture)
             logits, reward = self._draw(seen, low, learning=True)
         error = cross_entropy(logits.transpose(1, 2).float(), picture.long(), reduction="none")  # [B, C, H, W]

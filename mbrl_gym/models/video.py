@@ -350,19 +350,22 @@ class VideoModel(WorldModel[VideoState]):
 
         Args:
             batch: windows of at least ``context`` + 1 rows.
-            start: beliefs [B] before the first row; then all rows are predicted.
+            start: beliefs [B] of the first row, as they were dreamt: all rows after it are predicted, and all windows
+                go on from the model's own pictures.
 
         Raises:
             ValueError: windows are too short.
         """
-        shown = self.context if start is None else 0
+        shown = self.context if start is None else 1
         if batch.length <= shown:
-            raise ValueError(f"length must be at least context + 1 = {shown + 1} rows, got windows of {batch.length}")
+            raise ValueError(f"length must be at least {shown} known rows and one, got windows of {batch.length}")
         assert isinstance(batch.obs, Tensor)
         pictures = self.by_cell(self.palette.encode(batch.obs))
-        state = self._before(pictures[:, 0]) if start is None else start
-        state = self._see_all(state, pictures[:, :shown], batch.is_first[:, :shown])
-        own = torch.rand(len(pictures), device=self.device) < self.config.self_fed
+        state, share = start, 1.0
+        if state is None:
+            state = self._see_all(self._before(pictures[:, 0]), pictures[:, :shown], batch.is_first[:, :shown])
+            share = self.config.self_fed
+        own = torch.rand(len(pictures), device=self.device) < share
         sums: dict[str, Tensor] = {}
         for t in range(shown, batch.length):
             state, terms = self._learn_step(state, batch, pictures[:, t], t, own)

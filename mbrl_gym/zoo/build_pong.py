@@ -28,7 +28,7 @@ pictures.
 
 def train(training: Training, seconds: float) -> bool:
     """Train with a progress bar for at most ``seconds``; return whether the fit is complete."""
-    with tqdm(total=training.recipe.updates, initial=training.done, unit="update") as bar:
+    with tqdm(total=training.total, initial=training.done, unit="update") as bar:
 
         def show(done: int, terms: dict[str, Tensor]) -> None:
             bar.update()
@@ -64,7 +64,7 @@ def build(training: Training, root: Path = FOLDER, steps: int = 3200, samples: i
         "seeds": [recipe.seed],
         "real_steps": recipe.real_steps,
         "updates": training.done,
-        "planned_updates": recipe.updates,
+        "planned_updates": training.total,
         "keys": KEYS,
         "versions": versions(),
         "fidelity": measured,
@@ -110,7 +110,7 @@ def main() -> None:
     if train(training, 60 * arguments.minutes):
         print(card_text(build(training)))
     else:
-        print(f"{training.done} of {training.recipe.updates} updates are done; call again to go on.")
+        print(f"{training.done} of {training.total} updates are done; call again to go on.")
 
 
 if __name__ == "__main__":

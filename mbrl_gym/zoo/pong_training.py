@@ -13,7 +13,7 @@ from torch import Tensor
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_gym.fit import ModelTrainer, TrainerConfig
-from mbrl_gym.models.video import VideoModel
+from mbrl_gym.models.video import VideoModel, VideoState
 from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.packing import pack, unpack
 from mbrl_gym.replay import SequenceReplay
@@ -23,6 +23,8 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 KIND = "pong_training"
 BEGINNING = 40  # steps of a game, in which paddles and ball appear: there are few games, and all dreams begin so
+DREAMT, BEFORE, AFTER = 22, 3, 3  # most steps of a dream, at most so many of them before the point, rows learned then
+AGAIN = 0.64  # where on its cosine the learning rate goes on: 0.3 of that at the start
 SAVE_EVERY = 300.0  # seconds
 
 
@@ -38,6 +40,9 @@ class Recipe:
         near: share of the windows in which something happens: a point, the beginning or end of a game, a ball that
             turns or appears.
         learning_rate: Adam's at the start; it falls to a fiftieth along a cosine.
+        dreamt_updates: more gradient steps, every other of which begins in the model's own dream of what follows a
+            point: to serve at the right time it has to count on screens that it drew itself. No ball is on these, whose
+            way in the dream would soon be another than the recorded one.
         model: hyperparameters.
         seed: of everything.
     """
@@ -48,6 +53,7 @@ class Recipe:
     stages: tuple[tuple[float, int], ...] = ((0.75, 3), (1.0, 6))
     near: float = 0.6
     learning_rate: float = 1e-3
+    dreamt_updates: int = 4_000
     model: VideoConfig = field(default_factory=lambda: VideoConfig(colours=5, sources=112, learn_termination=True))
     seed: int = 0
 
@@ -62,7 +68,12 @@ class Windows:
 
     def __init__(self, replay: SequenceReplay, recipe: Recipe) -> None:
         self._replay, self._recipe = replay, recipe
-        self._events = [rows for rows in events(replay).values() if len(rows)]
+        found = events(replay)
+        self._events = [rows for rows in found.values() if len(rows)]
+        around = range(-recipe.model.context - BEFORE, DREAMT + AFTER)
+        first = found["beginning"][np.diff(found["beginning"], prepend=-2) > 1]
+        whole = [not any(point + i in set(first) for i in around) for point in found["point"]]
+        self._points = found["point"][np.array(whole, bool)]
 
     def draw(self, progress: float, rng: np.random.Generator) -> SequenceBatch:
         """Return a batch for an update at ``progress`` in [0, 1) of the fit."""
@@ -76,6 +87,16 @@ class Windows:
             if start >= 0 and replay.holds(np.array([start]), length)[0]:
                 starts[i] = start
         return replay.gather(starts, length)
+
+    def after_points(self, rng: np.random.Generator) -> tuple[SequenceBatch, int]:
+        """Return windows in which somebody scores, and how many rows behind their context are to be dreamt."""
+        recipe, dreamt = self._recipe, int(rng.integers(DREAMT + 1))
+        length = recipe.model.context + dreamt + AFTER
+        starts = rng.choice(self._points, recipe.batch_size) - rng.integers(1, BEFORE + 1, recipe.batch_size)
+        starts -= recipe.model.context - 1
+        held = (starts >= 0) & self._replay.holds(np.maximum(starts, 0), length)
+        starts[~held] = self._replay.draw(int((~held).sum()), length, rng)
+        return self._replay.gather(starts, length), dreamt
 
 
 def events(replay: SequenceReplay, part: int = 1024) -> dict[str, Rows]:
@@ -121,6 +142,11 @@ class Training:
             self.model.before_fit(self.replay.sample(4096, 1, np.random.default_rng(recipe.seed)))
 
     @property
+    def total(self) -> int:
+        """Updates of the recipe."""
+        return self.recipe.updates + self.recipe.dreamt_updates
+
+    @property
     def done(self) -> int:
         """Updates made."""
         return self.trainer.updates
@@ -133,16 +159,38 @@ class Training:
             on_update: called after each update with its number and the terms of its loss.
         """
         begun = saved = time.monotonic()
-        while self.done < self.recipe.updates and time.monotonic() - begun < seconds:
-            progress = self.done / self.recipe.updates
-            terms = self.trainer.update(self.windows.draw(progress, self.trainer.rng), progress)
+        while self.done < self.total and time.monotonic() - begun < seconds:
+            terms = self._update()
             if on_update is not None:
                 on_update(self.done, terms)
             if time.monotonic() - saved > SAVE_EVERY:
                 self.save()
                 saved = time.monotonic()
         self.save()
-        return self.done >= self.recipe.updates
+        return self.done >= self.total
+
+    def _update(self) -> dict[str, Tensor]:
+        recipe, rng = self.recipe, self.trainer.rng
+        progress = self.done / recipe.updates
+        if progress < 1:
+            return self.trainer.update(self.windows.draw(progress, rng), progress)
+        share = (self.done - recipe.updates) / recipe.dreamt_updates
+        progress = AGAIN + (1 - AGAIN) * share
+        if self.done % 2:
+            return self.trainer.update(self.windows.draw(0.0, rng), progress)
+        batch, dreamt = self.windows.after_points(rng)
+        start = self._dream(batch, dreamt)
+        return self.trainer.update(batch[:, self.model.context + dreamt - 1 :], progress, start)
+
+    @torch.no_grad()
+    def _dream(self, batch: SequenceBatch, steps: int) -> VideoState:
+        """Return the beliefs after so many dreamt steps behind the context of windows."""
+        assert isinstance(batch.obs, Tensor)
+        context, generator = self.model.context, torch.Generator().manual_seed(self.done)
+        state = self.model.believe(batch.obs[:, :context], batch.action[:, :context], generator)
+        for t in range(context, context + steps):
+            state, _ = self.model.predict(state, batch.action[:, t - 1], generator)
+        return state
 
     def save(self) -> None:
         """Write everything that going on needs, but the recorded play, which the seed makes anew."""

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import subprocess
 import sys
 import types
 
@@ -59,6 +60,33 @@ def test_what_is_named_is_there(page):
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     assert [page for page in PAGES if f": {page}\n" not in navigation] == []
+
+
+def test_a_link_to_nowhere_is_an_error(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is an extra")
+    ours = (ROOT / "mkdocs.yml").read_text()
+    rules = ours[ours.index("validation:") : ours.index("markdown_extensions:")]
+    (tmp_path / "mkdocs.yml").write_text("site_name: x\ntheme: {name: mkdocs}\nplugins: []\n" + rules)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# x\n\n[x](#x)\n")
+    assert built(tmp_path).returncode == 0
+    broken = ("nowhere.md", "#nowhere", "/index.md", "nowhere")
+    (tmp_path / "docs" / "index.md").write_text("# x\n\n" + "".join(f"[x]({link})\n" for link in broken))
+    refused = built(tmp_path)
+    assert refused.returncode != 0
+    assert [link for link in broken if f"'{link}'" not in refused.stderr] == []
+
+
+def built(folder):
+    """The process that builds the site of a folder as `make docs` does ours."""
+    command = re.search(r"-m (mkdocs build .*)", (ROOT / "Makefile").read_text())[1].split()
+    return subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True)
+
+
+def test_make_check_builds_the_site():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^check: setup docs$", makefile, re.MULTILINE)
+    assert "docs" in re.search(r"^EXTRAS \?= (.*)$", makefile, re.MULTILINE)[1].split(",")
 
 
 def test_every_command_is_in_its_guide():

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,17 @@ from mbrl_gym.agents import Dyna
 from mbrl_gym.fit import TrainerConfig
 from mbrl_gym.models.ensemble import EnsembleConfig
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-EXPECTED = {
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+EXPECTED = {  # of the last line
     "cleanrl_style.py": "return in the real CartPole-v1",
     "dyna_pendulum.py": "100 real steps, 2,048 imagined: return",
-    "dyna_q_maze.py": "planning steps | steps of episode 1",
+    "dyna_q_maze.py": "episode 5 with 50 planning steps:",
     "pets_pendulum.py": "400 real steps, 190,000 imagined: the last returns",
+    "pong_as_a_gif.py": "10 imagined screens in pong.gif: ",
     "ppo_in_shipped_pendulum.py": "return in the real Pendulum-v1",
     "publish_your_model.py": "Learned-MyMountainCar-v0: return of random actions",
+    "your_own_environment.py": "2,000 real steps: return",
 }
 
 
@@ -59,13 +63,33 @@ def test_it_is_short_and_says_its_command_and_its_number(name):
     assert len(source.splitlines()) < 70
 
 
+def rows():
+    """The rows of the table of the docs, as cells, by the name of the example."""
+    table = re.findall(
+        r"^\| `python examples/(\S+)` \| (.*) \| (.*) \| (.*) \|$", (ROOT / "docs" / "examples.md").read_text(), re.M
+    )
+    return {name: cells for name, *cells in table}
+
+
+def test_the_table_of_the_docs_has_every_example():
+    assert set(rows()) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_number_in_the_table_is_that_of_its_docstring(name):
+    _, number, seconds = rows()[name]
+    docstring = ast.get_docstring(ast.parse((EXAMPLES / name).read_text()))
+    assert re.search(r"-?\d+", number)[0] in re.findall(r"-?\d+", docstring)
+    assert seconds.isdigit()
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_it_runs(name, home, tmp_path):
     environment = {**os.environ, "MBRL_GYM_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(EXAMPLES / name), "--short"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert EXPECTED[name] in result.stdout
+    assert EXPECTED[name] in result.stdout.splitlines()[-1]
 
 
 def test_the_cleanrl_style_script_knows_nothing_of_us():

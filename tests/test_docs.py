@@ -35,6 +35,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, home, tmp_path, monk
 
 def test_the_guides_that_promise_code_have_some():
     promised = {"index.md", "own-environment.md", "world-model.md", "model-error.md", "data.md", "runs.md"}
+    promised |= {"agents.md"}
     assert promised == {page for page in PAGES if blocks(page)}
     assert "check_world_model(Linear(" in "".join(blocks("world-model.md"))
 

@@ -216,7 +216,7 @@ class ModelBasedAlgorithm(ModelOwner):
         """Follow a change of the real environment."""
 
     def dump_logs(self) -> None:
-        """Write one row of the log: real and imagined steps, returns, rates."""
+        """Write one row of the log: real and imagined steps, returns, rates, under SB3's names (docs/runs.md)."""
         elapsed = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
         if self.ep_info_buffer:
             self.logger.record("rollout/ep_rew_mean", safe_mean([ep["r"] for ep in self.ep_info_buffer]))
@@ -227,12 +227,9 @@ class ModelBasedAlgorithm(ModelOwner):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("time/imagined_timesteps", self.imagined_timesteps)
-        self._log_trainings()
+        self.logger.record("time/iterations", self.trainings, exclude="tensorboard")
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
         self.logger.dump(step=self.num_timesteps)
-
-    def _log_trainings(self) -> None:
-        """Log how often the agent has learned so far."""
-        self.logger.record("time/trainings", self.trainings)
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 

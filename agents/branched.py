@@ -125,7 +125,7 @@ class Branched(DreamStrategy):
         rows, self.mean_length = self._imagine(self.config.rollouts_per_step * agent.train_freq)
         self.buffer.add_dream(rows)
         agent.logger.record("dream/rollout_length", self._length)
-        agent.logger.record("dream/mean_length", self.mean_length)
+        agent.logger.record("dream/ep_len_mean", self.mean_length)
         agent.logger.record("dream/reward_mean", float(rows.reward.mean()))
         agent.progress.show(imagined=self._imagined)
 

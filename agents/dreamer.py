@@ -133,6 +133,12 @@ class Dreamer(SequenceAgent):
 
     # ---- learning ---------------------------------------------------------------------------------------------------
 
+    def _train(self) -> None:
+        super()._train()
+        if self.trainer.updates:  # under the names that SB3's algorithms give them
+            self.logger.record("train/n_updates", self.trainer.updates, exclude="tensorboard")
+            self.logger.record("train/learning_rate", self.trainer.rate("actor"))
+
     @property
     def imagined_timesteps(self) -> int:
         """Steps that behaviour was trained on in imagination."""

@@ -42,10 +42,11 @@ class DreamerLearner(ModelLearner):
             replay = self._replay_loss(batch, states, rows, behavior.returns)
         total = loss.total + behavior.actor + behavior.critic
         terms = model_terms(loss)
-        terms.update((f"behavior/{name}", value) for name, value in behavior.terms.items())
+        terms.update((f"train/{name}", value) for name, value in behavior.terms.items())
+        terms["dream/reward_mean"] = dream.reward[:, 1:].detach().mean()  # the first one is real
         if replay is not None:
             total = total + self.behavior.config.replay_value * replay
-            terms["behavior/replay_critic_loss"] = replay.detach()
+            terms["train/replay_critic_loss"] = replay.detach()
         self._step(total)
         self.behavior.follow()
         return states.detach(), terms

@@ -280,10 +280,11 @@ class Dyna(ModelBasedAlgorithm):
             self.strategy.after_step()
 
     def _log_algorithm(self) -> None:
-        """Log what the inner algorithm logged of its training."""
-        for name, value in self.algorithm.logger.name_to_value.items():
+        """Log what the inner algorithm logged of its training, which SB3 keeps from the same outputs."""
+        inner = self.algorithm.logger
+        for name, value in inner.name_to_value.items():
             if name.startswith("train/"):
-                self.logger.record(name, value)
+                self.logger.record(name, value, exclude=inner.name_to_excluded[name])
 
     # ---- storing ----------------------------------------------------------------------------------------------------
 

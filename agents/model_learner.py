@@ -106,11 +106,17 @@ class ModelLearner:
         self.updates += 1
         return made
 
+    def rate(self, part: str) -> float:
+        """Return the learning rate that the last update had for "model", "actor" or "critic"."""
+        return self._rates[part] * self._ramp(self.updates - int(self.config.name == "laprop"))  # LaProp begins with 0
+
+    def _ramp(self, steps: int) -> float:
+        return min(1.0, steps / self.config.warmup) if self.config.warmup else 1.0
+
     def _set_rates(self) -> None:
         """Set Adam's learning rates for the next update; LaProp has a ramp of its own."""
-        ramp = min(1.0, (self.updates + 1) / self.config.warmup) if self.config.warmup else 1.0
         for i, (group, part) in enumerate(zip(self.optimizer.param_groups, self._parts, strict=True)):
-            rate = self._rates[part] * ramp
+            rate = self._rates[part] * self._ramp(self.updates + 1)
             group["lr"] = self._moving_rates[i].fill_(rate) if self._on_cuda else rate
 
     def _learn(self, batch: SequenceBatch, start: RSSMState | None) -> tuple[RSSMState, dict[str, Tensor]]:

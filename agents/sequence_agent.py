@@ -205,16 +205,13 @@ class SequenceAgent(BeliefAgent):
             )
         for name, value in means.items():
             self.logger.record(name, value)
-        self.logger.record("time/updates_per_second", self._counted / max(self._watch.lap(), 1e-9))
+        self.logger.record("model/updates", self.trainer.updates)
+        self.logger.record("model/updates_per_second", self._counted / max(self._watch.lap(), 1e-9))
         self.progress.show(model_loss=means["model/loss"])
         if self.tensorboard_log is not None:
             for key in self.model.encoder.senses.keys:
                 self._log_film(key)
         self._terms, self._counted = {}, 0
-
-    def _log_trainings(self) -> None:
-        """Log the updates so far: to these agents a training of the schedule is an entry of the log."""
-        self.logger.record("time/updates", self.trainer.updates)
 
     def _log_film(self, key: str, windows: int = 2, length: int = 20) -> None:
         """Log what the model makes of late windows of one episode each, where there are any, as a picture.

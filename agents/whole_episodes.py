@@ -57,8 +57,10 @@ class WholeEpisodes(DreamStrategy):
         progress = _Progress(agent)
         algorithm.learn(steps, callback=progress, log_interval=10**9, reset_num_timesteps=False)
         if algorithm.ep_info_buffer:
-            agent.logger.record("dream/ep_rew_mean", safe_mean([ep["r"] for ep in algorithm.ep_info_buffer]))
-            agent.logger.record("dream/ep_len_mean", safe_mean([ep["l"] for ep in algorithm.ep_info_buffer]))
+            returns, lengths = ([ep[key] for ep in algorithm.ep_info_buffer] for key in ("r", "l"))
+            agent.logger.record("dream/ep_rew_mean", safe_mean(returns))
+            agent.logger.record("dream/ep_len_mean", safe_mean(lengths))
+            agent.logger.record("dream/reward_mean", sum(returns) / sum(lengths))
         if "uncertainty" in agent._sb3_env.step_info:
             uncertainty = float(np.mean(agent._sb3_env.step_info["uncertainty"]))
             agent.logger.record("dream/uncertainty", uncertainty)

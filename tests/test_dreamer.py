@@ -118,7 +118,7 @@ def test_bfloat16_changes_little(version, monkeypatch):
         terms.append({name: value.item() for name, value in agent._terms.items()})
         assert all(p.dtype == torch.float32 for p in agent.model.parameters())
     assert terms[0] != terms[1]
-    for name in ("model/observation", "model/reward", "model/kl", "behavior/critic_loss"):
+    for name in ("model/observation", "model/reward", "model/kl", "train/critic_loss"):
         assert terms[1][name] == pytest.approx(terms[0][name], rel=0.05), name
 
 
@@ -418,16 +418,15 @@ def test_the_log_has_losses_and_rates(tmp_path):
     agent._update()
     agent._train()
     logged = set(agent.logger.name_to_value)
-    assert {"model/observation", "behavior/actor_loss", "behavior/replay_critic_loss"} <= logged
+    assert {"model/observation", "train/actor_loss", "train/replay_critic_loss"} <= logged
 
 
-def test_the_log_counts_updates_and_no_entries_of_its_own(monkeypatch):
+def test_the_log_counts_updates(monkeypatch):
     agent, rows = small(), []
     agent.set_logger(Logger(None, []))
     monkeypatch.setattr(agent.logger, "dump", lambda step: rows.append(dict(agent.logger.name_to_value)))
     agent.learn(140)
-    assert rows[-1]["time/updates"] == agent.trainer.updates > agent.trainings
-    assert "time/trainings" not in rows[-1]
+    assert rows[-1]["model/updates"] == rows[-1]["train/n_updates"] == agent.trainer.updates > agent.trainings
 
 
 def test_the_learned_model_is_a_world_model_and_an_environment():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from stable_baselines3 import PPO
 from tqdm.auto import tqdm
@@ -154,6 +155,7 @@ class _Watch:
             text = f"{_percent(error.overall[0])} / {_percent(error.overall[-1])}"
             text += f" (k={error.horizon})" if error.horizon != HORIZON else ""  # the episodes were too short
         agent.logger.record("eval/mean_reward", returns.mean)
+        agent.logger.record("eval/mean_ep_length", float(np.mean(returns.lengths)))
         if error is not None:
             agent.logger.record("eval/model_error_1", float(error.overall[0]))
             agent.logger.record(f"eval/model_error_{error.horizon}", float(error.overall[-1]))

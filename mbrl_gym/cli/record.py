@@ -82,6 +82,7 @@ def _record(
                 logger.record("rollout/ep_rew", returns[-1])
                 logger.record("rollout/ep_len", len(rewards))
                 logger.record("time/episodes", len(returns))
+                logger.record("time/total_timesteps", replay.total_added)
                 logger.dump(replay.total_added)
                 rewards = []
             if time.monotonic() - printed > LINE_SECONDS:

@@ -131,6 +131,7 @@ def _fit(trainer: ModelTrainer, replay: SequenceReplay, logger: Logger) -> FitRe
 
     def on_epoch(epoch: int, loss: float, error: Any) -> None:
         nonlocal printed
+        logger.record("model/epochs", epoch)
         logger.record("model/loss", loss)
         logger.record("model/holdout_error", float(error.mean()))
         logger.record("model/updates", trainer.updates)

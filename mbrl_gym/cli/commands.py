@@ -115,6 +115,8 @@ class Train(Common):
     """A torch device, or auto: a GPU where there is one."""
     publish: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: not published)")] = None
     """Also publish the model under this id, as in Learned-MyPendulum-v0, for gym.make in any later process."""
+    dream_log: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: never)")] = None
+    """Real steps between two films of the model's dreams, and figures of how true they are, in TensorBoard."""
     resume: bool = False
     """Continue the run in --out exactly where it stopped."""
     threads: int = 1

@@ -1,5 +1,6 @@
 """`mbrl-gym train`."""
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 import mbrl_gym
 from mbrl_gym.agents import ModelBasedAlgorithm
@@ -23,7 +24,7 @@ from mbrl_gym.cli.real import check_device
 from mbrl_gym.cli.run_folder import RunFolder, command_line, facts, fresh_seed, now
 from mbrl_gym.cli.text import spread
 from mbrl_gym.pictures import is_picture
-from mbrl_gym.report import run_episodes
+from mbrl_gym.report import DreamLog, run_episodes
 from mbrl_gym.store import StoredModel
 
 SAVE_SECONDS = 60.0
@@ -47,6 +48,7 @@ def run_train(args: Train) -> int:
         raise UserError(
             f"{run.root} has {agent.real_steps:,} of {steps:,} real steps already; ask for more with --steps"
         )
+    extra = _dream_log(args)
     run.create()
     agent.set_logger(run_logger(run.root))
     session = {
@@ -60,7 +62,7 @@ def run_train(args: Train) -> int:
     run.write(record)
     print(f"{KINDS[args.agent].title(agent)} on {env_id}: {left:,} real steps, run folder {run.root}")
     try:
-        stopped = _learn(agent, left, run)
+        stopped = _learn(agent, left, run, extra)
     except Exception as error:
         session.update(finished=now(), to_step=agent.real_steps, status=f"failed: {error!r}")
         run.write(record)
@@ -137,7 +139,17 @@ def _resume(args: Train, run: RunFolder) -> tuple[dict[str, Any], ModelBasedAlgo
 # ---- while ------------------------------------------------------------------------------------------
 
 
-def _learn(agent: ModelBasedAlgorithm, steps: int, run: RunFolder) -> bool:
+def _dream_log(args: Train) -> list[BaseCallback]:
+    """Return the callback of --dream-log, where it is given."""
+    if args.dream_log is None:
+        return []
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--dream-log needs TensorBoard, which is not installed: pip install 'mbrl-gym[viz]'")
+    with user_errors(ValueError, ImportError, prefix="--dream-log: "):
+        return [DreamLog(args.dream_log)]
+
+
+def _learn(agent: ModelBasedAlgorithm, steps: int, run: RunFolder, extra: list[BaseCallback]) -> bool:
     """Learn; return whether Ctrl-C ended it early. The agent is saved about once a minute on the way."""
     bar = sys.stderr.isatty()
     last = {"saved": time.monotonic(), "printed": -np.inf}
@@ -158,7 +170,7 @@ def _learn(agent: ModelBasedAlgorithm, steps: int, run: RunFolder) -> bool:
     agent.on_part = between_parts
     with StopOnInterrupt() as stop:
         try:
-            callbacks = CallbackList([stop, AfterTraining(after_training)])
+            callbacks = CallbackList([stop, AfterTraining(after_training), *extra])
             agent.learn(steps, callbacks, reset_num_timesteps=False, progress_bar=bar)
         except KeyboardInterrupt:  # in the middle of a training, which resuming begins again
             return True

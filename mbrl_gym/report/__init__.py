@@ -6,6 +6,8 @@ from mbrl_gym.report.animation import animate_dream, dream_frames, save_animatio
 from mbrl_gym.report.calibration import Calibration, calibration, ood_auroc
 from mbrl_gym.report.check import Verdict, check_model
 from mbrl_gym.report.data_report import ReportConfig
+from mbrl_gym.report.drawn import drawn_film
+from mbrl_gym.report.dream_log import DreamLog
 from mbrl_gym.report.evaluation import evaluate
 from mbrl_gym.report.exploitation import ExploitationGap, exploitation_gap
 from mbrl_gym.report.figures import open_loop_figure, reliability_figure, save_figure
@@ -17,6 +19,7 @@ from mbrl_gym.report.sampled import SampledCalibration, sampled_calibration
 
 __all__ = [
     "Calibration",
+    "DreamLog",
     "ExploitationGap",
     "Noisy",
     "OpenLoopError",
@@ -29,6 +32,7 @@ __all__ = [
     "animate_dream",
     "calibration",
     "check_model",
+    "drawn_film",
     "dream_frames",
     "evaluate",
     "exploitation_gap",

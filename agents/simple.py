@@ -166,14 +166,8 @@ class SimPLe(Dyna):
         single = np.asarray(observation).shape == space.shape
         pictures = np.asarray(observation)[None] if single else np.asarray(observation)
         as_drawn = PictureLayout.of(space).channels_last(torch.from_numpy(pictures.copy())).numpy()
-        newest = self.view.resized(as_drawn)  # [n, C, h, w]
-        begun = np.tile(newest, (1, self.view.stack, 1, 1))
-        if state is None:
-            stacks = begun
-        else:
-            older = np.concatenate([state[0][:, newest.shape[1] :], newest], 1)
-            first = np.zeros(len(newest), bool) if episode_start is None else np.asarray(episode_start, bool)
-            stacks = np.where(first[:, None, None, None], begun, older)
+        begins = np.zeros(len(as_drawn), bool) if episode_start is None else np.asarray(episode_start, bool)
+        stacks = self.view.pushed(None if state is None else state[0], as_drawn, begins)
         action, _ = self.algorithm.predict(stacks, deterministic=deterministic)
         return action[0] if single else action, (stacks,)
 

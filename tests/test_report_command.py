@@ -278,7 +278,9 @@ def test_a_policy_has_to_fit(model_folder, reported, tmp_path, capsys):
     message = error_of(capsys, "report", model_folder, "--policy", reported / "ppo.zip", "--algo", "popo")
     assert "unknown algorithm 'popo'" in message
     PPO("MlpPolicy", "CartPole-v1", seed=0).save(wrong)
-    assert "was trained on other spaces" in error_of(capsys, "report", model_folder, "--policy", wrong)
+    assert "has other actions than the model" in error_of(capsys, "report", model_folder, "--policy", wrong)
+    PPO("MlpPolicy", "MountainCarContinuous-v0", seed=0).save(wrong)
+    assert "has other actions than the model" in error_of(capsys, "report", model_folder, "--policy", wrong)
 
 
 def test_random_actions_need_no_policy():

@@ -20,6 +20,7 @@ from mbrl_gym.model import WorldModel
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.report import ReportConfig, check_model, evaluate
 from mbrl_gym.report.images import Locate
+from mbrl_gym.report.stacked import matched_policy
 from mbrl_gym.store import StoredModel, load_model
 from mbrl_gym.wrappers.atari import AtariSettings, make_atari
 from mbrl_gym.zoo import pong
@@ -39,7 +40,6 @@ class _Source:
         name: what it is called.
         policy: what acts in it; None: random actions.
         replay: recorded experience, or None.
-        stacked: whether its policies see stacks of its pictures.
         facts: to show.
     """
 
@@ -49,7 +49,6 @@ class _Source:
     name: str
     policy: Predict | None = None
     replay: SequenceReplay | None = None
-    stacked: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,7 +122,7 @@ def _of_model(folder: Path, name: str, out: Path, args: Report) -> _Source:
         stored: StoredModel = load_model(folder, args.device)
     known = {key.replace("_", " "): stored.card.get(key) for key in ("agent", "real_steps", "seed")}
     facts = {key: value for key, value in known.items() if value is not None}
-    return _Source(stored.model, stored.real_id, out, name, stacked=stored.view is not None, facts=facts)
+    return _Source(stored.model, stored.real_id, out, name, facts=facts)
 
 
 # ---- reality and policy ---------------------------------------------------------------------------------------------
@@ -149,13 +148,15 @@ def _load_policy(args: Report, source: _Source) -> Predict:
     assert args.policy is not None
     if not args.policy.is_file():
         raise UserError(f"there is no file {args.policy}; check --policy")
-    if source.stacked:
-        raise UserError("--policy cannot be matched in a model whose policies see stacks of its pictures; leave it out")
     algorithm = find_algorithm(args.algo)
     kinds = (ValueError, AssertionError, TypeError, KeyError, AttributeError, RuntimeError, OSError)
     with user_errors(*kinds, prefix=f"--policy {args.policy} is no policy of {algorithm.__name__}: "):
         loaded = algorithm.load(args.policy, device=args.device)
-    spaces = (source.model.observation_space, source.model.action_space)
-    if (loaded.observation_space, loaded.action_space) != spaces:
-        raise UserError(f"--policy {args.policy} was trained on other spaces than those of the model in {args.source}")
-    return loaded.predict
+    model = source.model
+    if loaded.action_space != model.action_space:
+        raise UserError(
+            f"--policy {args.policy} has other actions than the model in {args.source}: {loaded.action_space}, not "
+            f"{model.action_space}"
+        )
+    with user_errors(ValueError, prefix=f"--policy {args.policy}: "):
+        return matched_policy(loaded.predict, loaded.observation_space, model.observation_space)

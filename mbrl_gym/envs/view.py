@@ -82,6 +82,23 @@ class FrameStack:
         found = torch.from_numpy(resized.reshape(len(pictures), -1, self.height, self.width))
         return found.to(model.device)
 
+    def pushed(
+        self, stacks: np.ndarray[Any, Any] | None, pictures: np.ndarray[Any, Any], begins: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Return the stacks [n, stack * C, height, width] with pictures added, for who sees them one by one.
+
+        Args:
+            stacks: those before; None: all episodes begin.
+            pictures: [n, H, W, C] uint8, the newest.
+            begins: [n] bool, episodes that begin, as if their first picture had been there before.
+        """
+        newest = self.resized(pictures)
+        begun = np.tile(newest, (1, self.stack, 1, 1))
+        if stacks is None:
+            return begun
+        older = np.concatenate([stacks[:, newest.shape[1] :], newest], 1)
+        return np.where(begins[:, None, None, None], begun, older)
+
     def resized(self, pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return [n, C, height, width] of pictures [n, H, W, C] uint8."""
         import cv2

@@ -16,6 +16,7 @@ from mbrl_gym.report.policies import Noisy, noisy_policies
 from mbrl_gym.report.record import Report
 from mbrl_gym.report.returns import Returns, run_episodes
 from mbrl_gym.report.sampled import SampledCalibration, sampled_calibration
+from mbrl_gym.report.stacked import matched_policy
 
 __all__ = [
     "Calibration",
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "exploitation_gap",
     "film_strip",
+    "matched_policy",
     "noisy_policies",
     "ood_auroc",
     "open_loop_error",

@@ -237,6 +237,8 @@ class Report(Common):
     """A policy as SB3 saved it (.zip). SB3 unpickles it, so it has to be a file that you trust."""
     algo: str = "ppo"
     """The algorithm that saved --policy, as in mbrl-gym train --algorithm."""
+    checkpoints: tuple[Path, ...] = ()
+    """Policies of one run, oldest first (.zip of --algo, or run folders): ranked, with the trend of their gap."""
     env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the model's own)")] = None
     """Id of the real environment."""
     episodes: int = 10

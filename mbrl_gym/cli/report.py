@@ -63,7 +63,10 @@ def run_report(args: Report) -> int:
     if real_id is None:
         raise UserError(f"{args.source} does not say which environment it is a model of; name it with --env")
     real = _make_real(real_id, source.model)
-    policy = source.policy if args.policy is None else _load_policy(args, source)
+    checkpoints = {path.as_posix(): _load_policy(path, "--checkpoints", args, source) for path in args.checkpoints}
+    policy = next(reversed(checkpoints.values()), source.policy)
+    if args.policy is not None:
+        policy = _load_policy(args.policy, "--policy", args, source)
     try:
         with user_errors(ValueError):
             report = evaluate(
@@ -71,6 +74,7 @@ def run_report(args: Report) -> int:
                 real if source.replay is None else source.replay,
                 policy,
                 env=real,
+                checkpoints=checkpoints or None,
                 objects=OBJECTS.get(real_id),
                 title=f"{source.name}: a model of {real_id}",
                 real_id=real_id,
@@ -144,19 +148,31 @@ def _make_real(real_id: str, model: WorldModel[Any]) -> gym.Env[Any, Any]:
         return make_atari(real_id, settings)
 
 
-def _load_policy(args: Report, source: _Source) -> Predict:
-    assert args.policy is not None
-    if not args.policy.is_file():
-        raise UserError(f"there is no file {args.policy}; check --policy")
-    algorithm = find_algorithm(args.algo)
-    kinds = (ValueError, AssertionError, TypeError, KeyError, AttributeError, RuntimeError, OSError)
-    with user_errors(*kinds, prefix=f"--policy {args.policy} is no policy of {algorithm.__name__}: "):
-        loaded = algorithm.load(args.policy, device=args.device)
+def _load_policy(path: Path, option: str, args: Report, source: _Source) -> Predict:
+    """Return what acts: of a zip of --algo, or of a run folder.
+
+    Raises:
+        UserError: it cannot be loaded, or does not fit the model.
+    """
+    if (path / "run.json").is_file():
+        run = RunFolder(path)
+        loaded: Any = load_agent(run, run.read()["arguments"], args.device)
+    else:
+        loaded = _of_zip(path, option, args)
     model = source.model
     if loaded.action_space != model.action_space:
         raise UserError(
-            f"--policy {args.policy} has other actions than the model in {args.source}: {loaded.action_space}, not "
+            f"{option} {path} has other actions than the model in {args.source}: {loaded.action_space}, not "
             f"{model.action_space}"
         )
-    with user_errors(ValueError, prefix=f"--policy {args.policy}: "):
+    with user_errors(ValueError, prefix=f"{option} {path}: "):
         return matched_policy(loaded.predict, loaded.observation_space, model.observation_space)
+
+
+def _of_zip(path: Path, option: str, args: Report) -> Any:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; check {option}")
+    algorithm = find_algorithm(args.algo)
+    kinds = (ValueError, AssertionError, TypeError, KeyError, AttributeError, RuntimeError, OSError)
+    with user_errors(*kinds, prefix=f"{option} {path} is no policy of {algorithm.__name__}: "):
+        return algorithm.load(path, device=args.device)

@@ -135,6 +135,11 @@ def _on_behaviour(report: Report) -> Iterator[Verdict]:
     if ranking is not None and not math.isnan(ranking.kendall):
         remedy = "choose policies in reality: the dream does not tell which is better"
         yield _below("policy ranking", ranking.kendall, 0.5, 0.0, "Kendall's tau", remedy)
+    if report.trend is not None:
+        trend, remedy = report.trend, "stop at an earlier checkpoint, or collect with the newest policy and fit again"
+        verdict: Level = "fail" if trend.alarm else "pass"
+        threshold = "fail where the dream rises, reality falls and the gap grows by 2 standard errors"
+        yield Verdict("trend of the gap", verdict, trend.growth, threshold, _remedy(verdict, remedy))
 
 
 def _above(rule: str, value: float, warn: float, fail: float, unit: str, remedy: str) -> Verdict:

@@ -19,6 +19,7 @@ from mbrl_gym.report.policies import SHARES, Noisy, noisy_policies, restarted
 from mbrl_gym.report.ranking import policy_ranking
 from mbrl_gym.report.record import Report, attempt
 from mbrl_gym.report.returns import run_episodes
+from mbrl_gym.report.trend import gap_trend
 
 RANDOM, POLICY, RECORDED = "random actions", "policy", "recorded data"
 NO_ENV = "there is no real environment to play in; give env"
@@ -32,6 +33,7 @@ def evaluate(
     *,
     env: gym.Env[Any, Any] | str | None = None,
     policies: Mapping[str, Predict] | None = None,
+    checkpoints: Mapping[str, Predict] | None = None,
     objects: Mapping[str, Locate] | None = None,
     title: str = "",
     real_id: str | None = None,
@@ -51,6 +53,8 @@ def evaluate(
         policy: an SB3 algorithm's or agent's ``predict``; better one that was trained in the model.
         env: the real environment or its id, where ``data`` is recorded.
         policies: at least 3 to rank, by name; None: the policy with several shares of random actions.
+        checkpoints: policies of one run, by name, oldest first: they are ranked in place of ``policies``, and how the
+            gap went from one to the next is told.
         objects: for pictures, functions that say where an object is, by its name (`mbrl_gym.report.images`).
         title: what is judged, one line.
         real_id: the real environment's id, which names the dimensions; None: that of the environment.
@@ -61,8 +65,10 @@ def evaluate(
     Raises:
         TypeError: ``data`` is of another kind.
         ValueError: an environment has other spaces than the model, nothing in the data is long enough, or there are
-            fewer than 3 ``policies``.
+            fewer than 3 ``policies``, or both these and ``checkpoints`` are given.
     """
+    if policies is not None and checkpoints is not None:
+        raise ValueError("policies must be left out with checkpoints, which are ranked themselves; give one of the two")
     config, tell = config or ReportConfig(), on_progress or (lambda _: None)
     if not isinstance(data, SequenceReplay | gym.Env | str):
         raise TypeError(f"data must be a SequenceReplay, an environment or its id, got {type(data).__name__}")
@@ -88,14 +94,18 @@ def evaluate(
         near = None
         if len(sets) > 1:
             near = familiarity(model, sets[0][1], sets[1][1], (reports[0], reports[1]), config.seed)
-        gap = ranking = None
+        gap = ranking = trend = None
         if stage is None or newest is None:
             missing |= {"exploitation": NO_ENV, "ranking": NO_ENV}
         else:
             gap = attempt(
                 missing, "exploitation", lambda: exploitation_gap(stage.match(newest), played[RANDOM].returns)
             )
-            ranking = attempt(missing, "ranking", lambda: policy_ranking(stage.rivals(played, policy, policies)))
+            rivals = attempt(missing, "ranking", lambda: stage.rivals(played, policy, checkpoints or policies))
+            if rivals is not None:
+                ranking = attempt(missing, "ranking", lambda: policy_ranking(rivals))
+            if checkpoints and rivals is not None:
+                trend = attempt(missing, "trend", lambda: gap_trend(rivals))
     finally:
         if isinstance(given, str) and real is not None:
             real.close()
@@ -107,6 +117,7 @@ def evaluate(
         familiarity=near,
         exploitation=gap,
         ranking=ranking,
+        trend=trend,
         missing=missing,
     )
 

@@ -13,6 +13,7 @@ from mbrl_gym.report.ranking import PolicyRanking
 from mbrl_gym.report.record import DataReport, Report
 from mbrl_gym.report.scores import BINS
 from mbrl_gym.report.steps import RewardScores, UncertaintyScores
+from mbrl_gym.report.trend import GapTrend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +51,9 @@ def figures(report: Report) -> Iterator[tuple[str, str, "Figure"]]:
             "The dream is good for choosing between policies where it puts them in the same order, on a rising line."
         )
         yield "ranking", caption, ranking_figure(report.ranking)
+    if report.trend is not None:
+        caption = "A gap that grows while reality pays less is training into the errors of the model: stop before."
+        yield "trend", caption, trend_figure(report.trend)
 
 
 def _of_data(report: Report, data: DataReport, prefix: str) -> Iterator[tuple[str, str, "Figure"]]:
@@ -232,6 +236,24 @@ def ranking_figure(ranking: PolicyRanking) -> "Figure":
     title = f"Kendall's tau {ranking.kendall:.2f}, regret {100 * ranking.regret:.0f} %"
     _label(axes, "mean return in reality (± standard error)", "mean return in the dream", title)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def trend_figure(trend: GapTrend) -> "Figure":
+    """Return the returns of the checkpoints on the left, and their gap on the right."""
+    figure = _figure(9.6, 4.4)
+    left, right = figure.subplots(1, 2)
+    at = np.arange(len(trend.names))
+    left.plot(at, trend.dream, label="in the dream", marker="o", **LOOKS[0])
+    left.plot(at, trend.real, label="in reality", marker="s", **LOOKS[2])
+    left.legend(fontsize=8, frameon=False)
+    right.axhline(0, color="0.6", linewidth=1.2)
+    right.errorbar(at, trend.gap, trend.standard_errors, marker="o", capsize=3, **LOOKS[0])
+    _label(left, "checkpoint", "mean return", "Returns")
+    state = "ALARM" if trend.alarm else "no alarm"
+    _label(right, "checkpoint", "dream less reality (± standard error)", f"Gap, grown by {trend.growth:.3g}: {state}")
+    for axes in (left, right):
+        axes.set_xticks(at, trend.names, rotation=30, ha="right", fontsize=8)
     return figure
 
 

@@ -15,6 +15,7 @@ from mbrl_gym.report.ranking import PolicyRanking
 from mbrl_gym.report.sampled import SampledCalibration
 from mbrl_gym.report.section import PICTURES_ONLY, Section
 from mbrl_gym.report.steps import RewardScores, TerminationScores, UncertaintyScores
+from mbrl_gym.report.trend import GapTrend
 
 Found = TypeVar("Found")
 
@@ -79,6 +80,7 @@ class Report(Section):
         familiarity: of the newest policy's data, where both are there.
         exploitation: what the dream promises beyond reality.
         ranking: whether the dream tells the better one of two policies.
+        trend: how the gap went over the checkpoints of a run.
         missing: by the name of what is missing, the reason.
     """
 
@@ -89,6 +91,7 @@ class Report(Section):
     familiarity: Familiarity | None = None
     exploitation: ExploitationGap | None = None
     ranking: PolicyRanking | None = None
+    trend: GapTrend | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> Path:

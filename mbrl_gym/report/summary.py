@@ -9,6 +9,7 @@ import numpy as np
 from mbrl_gym.report.check import Verdict, check_model
 from mbrl_gym.report.record import DataReport, Report
 from mbrl_gym.report.text import number, percent, table
+from mbrl_gym.report.trend import GapTrend
 
 STEPS = (1, 5, 10, 20, 30, 50)  # k that a table of errors shows
 Row = tuple[str, ...]
@@ -160,6 +161,16 @@ def _behaviour(report: Report) -> Iterator[Table]:
         note = f"Kendall's tau {number(ranking.kendall)}, Spearman {number(ranking.spearman)}, "
         note += f"regret of the dream's favourite {percent(ranking.regret)}"
         yield Table("Policies, as reality and the dream rank them", ("return of", "reality", "dream"), [*columns], note)
+    if report.trend is not None:
+        yield _trend(report.trend)
+
+
+def _trend(trend: GapTrend) -> Table:
+    columns = (trend.real, trend.dream, trend.gap, trend.standard_errors)
+    rows = [*zip(trend.names, *(map(number, column) for column in columns), strict=True)]
+    note = f"the gap grew by {number(trend.growth)}, Kendall's tau with the order {number(trend.tau)}; "
+    note += "ALARM: the dream pays more and reality less" if trend.alarm else "no alarm"
+    return Table("The gap over the checkpoints", ("return of", "reality", "dream", "gap", "standard error"), rows, note)
 
 
 def _fact(value: object) -> str:

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from mbrl_gym import ModelTrainer, TrainerConfig, check_world_model
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.palette import Palette
-from mbrl_gym.models.video import VideoModel, VideoState
+from mbrl_gym.models.video import VideoModel, VideoState, _doubt
 from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.nets.video import LIKELIEST, MEMORY, CellCopies, PixelLoss
 from mbrl_gym.start_states import StartStates
@@ -521,3 +521,19 @@ def test_training_goes_on_the_same_after_loading_whatever_the_memory_format() ->
         trainer.update(data)
         states.append(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+def test_the_uncertainty_is_the_runner_ups_chance_over_all_pixels() -> None:
+    logits = torch.tensor([[0.0, 3.0], [2.0, 1.0], [1.0, -5.0]]).view(3, 1, 2, 1)
+    expected = torch.sigmoid(torch.tensor([-1.0, -2.0])).sum()
+    assert float(_doubt(logits)) == pytest.approx(float(expected))
+    assert float(_doubt(logits[:1])) == 0  # one colour
+
+
+def test_a_step_says_how_sure_it_is_where_that_is_asked() -> None:
+    model = trained(pushed(8, 6), 1)
+    state, action = belief(model, pushed(8, 5), 4), torch.eye(3)[[0] * 8]
+    unsure = model.predict(state, action)[1].uncertainty
+    assert unsure.shape == (8,)
+    assert (unsure > 0).all()
+    assert (model.predict(state, action, uncertainty=False)[1].uncertainty == 0).all()

@@ -176,7 +176,8 @@ class VideoModel(WorldModel[VideoState]):
         """Return the belief after one imagined step, and what comes with it (see `WorldModel.predict`).
 
         Each pixel takes its likeliest colour; what is drawn are the latent and the reward. ``info`` has the entropy of
-        the latent's prior in nats, by which ambiguous steps are known.
+        the latent's prior in nats, by which ambiguous steps are known. The uncertainty is in pixels: the probability
+        of the runner-up against the likeliest colour, summed over the picture. It ranks errors, and overstates them.
         """
         with mixed_precision(self.device, self.cells[0] * self.cells[1] * len(action)):
             step = self._step(state, action, None, generator, sample)
@@ -192,7 +193,7 @@ class VideoModel(WorldModel[VideoState]):
             terminated=probability > 0.5,
             truncated=diverged,
             continuation=1.0 - probability,
-            uncertainty=torch.zeros_like(reward),
+            uncertainty=(_doubt(step.logits) if uncertainty else torch.zeros_like(reward)).masked_fill(diverged, 0.0),
             info={"diverged": diverged, "latent_entropy": step.prior.entropy().nan_to_num().detach()},
         )
         return seen.where(~diverged, state), prediction
@@ -466,3 +467,16 @@ def _read(colours: int) -> Tensor:
     if colours <= 9:
         return (number[:, None] == number[1:]).float()
     return (number[:, None] >> torch.arange((colours - 1).bit_length()) & 1).float()
+
+
+@torch.no_grad()
+def _doubt(logits: Tensor) -> Tensor:
+    """Return [B], of logits [K, B, h * w, P]: the summed probability of the second colour against the first one."""
+    second, best = torch.full_like(logits[0], -torch.inf), logits[0].clone()
+    if len(logits) > 1:  # a pass less
+        second, best = torch.minimum(logits[0], logits[1]), torch.maximum(logits[0], logits[1])
+    lower = torch.empty_like(best)
+    for other in logits[2:]:  # in place: fresh memory costs as much again
+        torch.maximum(second, torch.minimum(best, other, out=lower), out=second)
+        torch.maximum(best, other, out=best)
+    return second.sub_(best).sigmoid_().sum((1, 2))

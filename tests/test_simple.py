@@ -253,7 +253,7 @@ def test_the_light_preset_is_what_it_was() -> None:
     assert cpu.screens == AtariSettings(height=210, width=160, stack=1, no_ops=8, clip_rewards=True)
     assert (cpu.view, cpu.model, cpu.part) == (FrameStack(), VideoConfig(), None)
     assert (cpu.model_updates, cpu.dream_steps, cpu.dream_starts) == ((3000, 1000), (40_000,), 512)
-    assert (cpu.trainer.learning_rate, cpu.trainer.batch_size, cpu.trainer.length) == (1e-3, 8, 30)
+    assert (cpu.trainer.learning_rate, cpu.trainer.batch_size, cpu.trainer.length) == (1e-3, 4, 27)
     assert (cpu.ppo["batch_size"], cpu.ppo["learning_rate"], "vf_coef" in cpu.ppo) == (200, 1e-4, False)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ KIND = "pong_training"
 BEGINNING = 40  # steps of a game, in which paddles and ball appear: there are few games, and all dreams begin so
 DREAMT, BEFORE, AFTER = 22, 3, 3  # most steps of a dream, at most so many of them before the point, rows learned then
 AGAIN = 0.64  # where on its cosine the learning rate goes on: 0.3 of that at the start
+# Five colours; paddles move by up to 24 rows a step, and what is not the background fills fewer than 112 cells.
+PONG = VideoConfig(colours=5, reach=(6, 3), sources=112, learn_termination=True)
 SAVE_EVERY = 300.0  # seconds
 
 
@@ -54,7 +56,7 @@ class Recipe:
     near: float = 0.6
     learning_rate: float = 1e-3
     dreamt_updates: int = 4_000
-    model: VideoConfig = field(default_factory=lambda: VideoConfig(colours=5, sources=112, learn_termination=True))
+    model: VideoConfig = PONG
     seed: int = 0
 
 

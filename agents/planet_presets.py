@@ -61,7 +61,7 @@ def cpu() -> PlaNetPreset:
     return replace(
         published,
         planner=replace(published.planner, candidates=200, elites=20, iterations=4, horizon=15, init_deviation=0.7),
-        model=replace(published.model, deter=128, hidden=128, units=128, free_nats=1.0),
+        model=replace(published.model, deter=128, hidden=128, units=128, free_nats=0.0),
         optimizer=replace(published.optimizer, warmup=0),
         batch_size=16,
         batch_length=32,

@@ -14,8 +14,9 @@ from torch.nn.functional import one_hot
 from mbrl_gym import ModelTrainer, TrainerConfig, check_world_model
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.palette import Palette
-from mbrl_gym.models.video import VideoModel, VideoState, _doubt
+from mbrl_gym.models.video import VideoModel, _doubt
 from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.models.video_state import VideoState
 from mbrl_gym.nets.video import LIKELIEST, MEMORY, CellCopies, PixelLoss
 from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import StoredModel, load_model, save_model
@@ -139,18 +140,18 @@ def test_a_palette_has_2_to_256_colours(size: int) -> None:
 def test_cells_and_rows_are_the_same_pictures() -> None:
     model = VideoModel(SPACE, ACTIONS, replace(SMALL, patch=(3, 4)))
     numbers = torch.randint(0, 3, (2, 5, 12, 12), dtype=torch.uint8)
-    cells = model.by_cell(numbers)
+    cells = model.grid.cut(numbers)
     assert cells.shape == (2, 5, 4, 3, 12)
     assert torch.equal(cells[0, 0, 1, 2].view(3, 4), numbers[0, 0, 3:6, 8:12])
-    assert torch.equal(model.by_row(cells), numbers)
+    assert torch.equal(model.grid.joined(cells), numbers)
 
 
 def test_cells_may_stick_out_of_the_picture() -> None:
     model = VideoModel(SPACE, ACTIONS, replace(SMALL, patch=(5, 9)))
     numbers = torch.randint(1, 3, (2, 12, 12), dtype=torch.uint8)
-    cells = model.by_cell(numbers)
+    cells = model.grid.cut(numbers)
     assert cells.shape == (2, 3, 2, 45)
-    assert torch.equal(model.by_row(cells), numbers)
+    assert torch.equal(model.grid.joined(cells), numbers)
     assert int((cells == 0).sum()) == 2 * (15 * 18 - 12 * 12)
 
 
@@ -189,8 +190,8 @@ def test_pictures_seen_at_once_are_those_seen_one_by_one(rows: int) -> None:
     is_first = torch.rand(64, rows, generator=generator) < 0.3
     one_by_one = state = VideoState(frames, still)
     for t in range(rows):
-        one_by_one = model._see(one_by_one, pictures[:, t], is_first[:, t])
-    at_once = model._see_all(state, pictures, is_first)
+        one_by_one = one_by_one.after(pictures[:, t], is_first[:, t])
+    at_once = state.after_all(pictures, is_first)
     assert torch.equal(at_once.frames, one_by_one.frames)
     assert torch.equal(at_once.still, one_by_one.still)
 
@@ -227,7 +228,7 @@ def test_what_is_rare_at_its_place_weighs_more_missing_or_too_much() -> None:
 
 def loss_of(model: VideoModel, data: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what the pixel loss of the row behind the context is made of."""
-    picture = model.by_cell(model.palette.encode(data.obs[:, 4]))  # type: ignore[index, arg-type]
+    picture = model._encoded(data.obs[:, 4])  # type: ignore[index, arg-type]
     step = model._step(belief(model, data, 4), data.action[:, 3], picture, None)
     return step.logits, picture, model._picture(step.logits)[0], torch.ones(len(picture))
 

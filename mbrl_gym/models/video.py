@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding, pad
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding
 
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.distributions import UnimixCategorical
 from mbrl_gym.model import ModelLoss, Prediction, WorldModel
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.models.video_state import Cells, VideoState
 from mbrl_gym.nets.precision import mixed_precision, rounded
 from mbrl_gym.nets.video import (
     MEMORY,
@@ -30,22 +31,8 @@ from mbrl_gym.nets.video import (
     summarise,
 )
 from mbrl_gym.spaces import Observation
-from mbrl_gym.tensors import TensorStruct
 
 SAMPLED = 512  # windows that palette and places are learned from
-
-
-@dataclass(frozen=True)
-class VideoState(TensorStruct):
-    """A belief: what was seen.
-
-    Attributes:
-        frames: [B, h, w, F * P] uint8, numbers of colours, in each cell the newest picture last.
-        still: [B, h, w] uint8, steps since each cell last changed, at most `MEMORY` - 1.
-    """
-
-    frames: Tensor
-    still: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,7 +105,8 @@ class VideoModel(WorldModel[VideoState]):
         height, width = self.palette.height, self.palette.width
         if height < config.patch[0] or width < config.patch[1]:
             raise ValueError(f"patch must fit into the picture's {height} x {width} pixels, got {config.patch}")
-        self.cells = -(-height // config.patch[0]), -(-width // config.patch[1])
+        self.grid = Cells((height, width), config.patch)
+        self.cells = self.grid.shape
         self.pixels = config.patch[0] * config.patch[1]
         read = _read(config.colours)
         numbers, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
@@ -156,14 +144,14 @@ class VideoModel(WorldModel[VideoState]):
     ) -> VideoState:
         """Return the belief after one real step; an episode begins as if its first picture had been there before."""
         assert isinstance(obs, Tensor)
-        return self._see(state, self.by_cell(self.palette.encode(obs)), is_first)
+        return state.after(self._encoded(obs), is_first)
 
     def believe(self, obs: Observation, action: Tensor, generator: torch.Generator | None = None) -> VideoState:
         """Return the belief [B] after a context (see `WorldModel.believe`)."""
         assert isinstance(obs, Tensor)
         first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=self.device)
         first[:, 0] = True
-        return self._see_all(self.initial(len(obs)), self.by_cell(self.palette.encode(obs)), first)
+        return self.initial(len(obs)).after_all(self._encoded(obs), first)
 
     def predict(
         self,
@@ -186,7 +174,7 @@ class VideoModel(WorldModel[VideoState]):
         picture, best = self._picture(step.logits)
         total = best.sum((1, 2, 3)) + step.reward.sum(-1) + step.termination
         diverged = (total - total) != 0
-        seen = self._goes_on(state, picture)
+        seen = state.then(picture)
         probability = probability.masked_fill(diverged, 0.0)
         prediction = Prediction(
             reward=reward.masked_fill(diverged, 0.0),
@@ -209,68 +197,17 @@ class VideoModel(WorldModel[VideoState]):
 
     def decode(self, state: VideoState) -> Tensor:
         """Return the newest picture [B, *obs]."""
-        return self.palette.decode(self.by_row(self._newest(state)))
+        return self.palette.decode(self.grid.joined(state.newest(self.pixels)))
 
     def pictures(self, state: VideoState) -> Tensor:
         """Return the last ``frames`` pictures [B, F, H, W, C], the newest last."""
-        frames = state.frames.view(-1, *self.cells, self.config.frames, self.pixels).movedim(-2, 1)
-        return self.palette.colour(self.by_row(frames))
+        return self.palette.colour(self.grid.joined(state.pictures(self.pixels)))
 
-    # ---- pictures by cell -------------------------------------------------------------------------------------------
+    def _encoded(self, obs: Tensor) -> Tensor:
+        """Return pictures [..., *obs] as numbers of colours by cell [..., h, w, P]."""
+        return self.grid.cut(self.palette.encode(obs))
 
-    def by_cell(self, numbers: Tensor) -> Tensor:
-        """Return [..., h, w, P] of numbers of colours [..., H, W]; the commonest fills cells that stick out."""
-        (height, width), (rows, columns) = self.cells, self.config.patch
-        lead = numbers.shape[:-2]
-        missing = height * rows - numbers.shape[-2], width * columns - numbers.shape[-1]
-        if any(missing):
-            numbers = pad(numbers, (0, missing[1], 0, missing[0]))
-        return numbers.reshape(*lead, height, rows, width, columns).transpose(-3, -2).reshape(*lead, height, width, -1)
-
-    def by_row(self, numbers: Tensor) -> Tensor:
-        """Return [..., H, W] of numbers of colours by cell [..., h, w, P]."""
-        (height, width), (rows, columns) = self.cells, self.config.patch
-        lead = numbers.shape[:-3]
-        parts = numbers.reshape(*lead, height, width, rows, columns).transpose(-3, -2)
-        whole = parts.reshape(*lead, height * rows, width * columns)
-        return whole[..., : self.palette.height, : self.palette.width]
-
-    def _newest(self, state: VideoState) -> Tensor:
-        """Return the newest picture [B, h, w, P]."""
-        return state.frames[..., -self.pixels :]
-
-    def _last_two(self, state: VideoState) -> tuple[Tensor, Tensor]:
-        """Return the last but one and the newest picture [B, h * w, P]; the newest twice where one is all there is."""
-        rows = state.frames.flatten(1, 2)
-        before = rows[..., -2 * self.pixels : -self.pixels] if self.config.frames > 1 else rows
-        return before, rows[..., -self.pixels :]
-
-    def _goes_on(self, state: VideoState, picture: Tensor) -> VideoState:
-        """Return the belief after a picture [B, h, w, P] of the same episode."""
-        moved = (picture != self._newest(state)).any(-1)
-        still = (state.still + 1).clamp(max=MEMORY - 1).masked_fill(moved, 0)
-        return VideoState(torch.cat([state.frames[..., self.pixels :], picture], -1), still)
-
-    def _see(self, state: VideoState, picture: Tensor, is_first: Tensor) -> VideoState:
-        """Return the belief after a picture [B, h, w, P], which begins an episode where ``is_first`` [B]."""
-        begun = VideoState(picture.repeat(1, 1, 1, self.config.frames), torch.zeros_like(state.still))
-        return begun.where(is_first, self._goes_on(state, picture))
-
-    def _see_all(self, state: VideoState, pictures: Tensor, is_first: Tensor) -> VideoState:
-        """Return the belief after pictures [B, T, h, w, P]: that of `_see` one by one, without the beliefs between."""
-        count, frames = pictures.shape[1], self.config.frames
-        before = state.frames.view(-1, *self.cells, frames, self.pixels).movedim(-2, 1)
-        every = torch.cat([before, pictures], 1)
-        begins = torch.arange(frames, frames + count, device=self.device) * is_first
-        oldest = begins.amax(1) if count else begins.new_zeros(len(begins))
-        shown = torch.arange(count, count + frames, device=self.device).maximum(oldest[:, None])  # [B, F]
-        rows = torch.arange(len(shown), device=self.device)
-        kept = torch.stack([every[rows, shown[:, f]] for f in range(frames)], -2).flatten(-2)
-        stays = ((every[:, frames:] == every[:, frames - 1 : -1]).all(-1) & ~is_first[..., None, None]).unbind(1)
-        still = state.still
-        for stay in stays:
-            still = (still + 1).clamp(max=MEMORY - 1) * stay
-        return VideoState(kept, still)
+    # ---- the networks -----------------------------------------------------------------------------------------------
 
     def _picture(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest picture [B, h, w, P] and its logits, for which argmax takes ten times as long."""
@@ -280,8 +217,6 @@ class VideoModel(WorldModel[VideoState]):
             best = torch.maximum(best, logits[k])
         shape = (logits.shape[1], *self.cells, self.pixels)
         return number.view(shape), best.view(shape)
-
-    # ---- the networks -----------------------------------------------------------------------------------------------
 
     def _levels(self, state: VideoState, action: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return what the encoder says."""
@@ -323,7 +258,7 @@ class VideoModel(WorldModel[VideoState]):
             code = torch.where(from_prior[:, None], prior.sample_from(noise).detach(), code)
         logits, finest, ending = self.decoder(levels, given + self.code(code))
         return _Step(
-            self.copies(logits, finest, self._last_two(state), self.usual),
+            self.copies(logits, finest, state.last_two(self.pixels), self.usual),
             self.reward_head(ending).float(),
             self.termination_head(ending)[:, 0].float(),
             prior,
@@ -361,10 +296,10 @@ class VideoModel(WorldModel[VideoState]):
         if batch.length <= shown:
             raise ValueError(f"length must be at least {shown} known rows and one, got windows of {batch.length}")
         assert isinstance(batch.obs, Tensor)
-        pictures = self.by_cell(self.palette.encode(batch.obs))
+        pictures = self._encoded(batch.obs)
         state, share = start, 1.0
         if state is None:
-            state = self._see_all(self._before(pictures[:, 0]), pictures[:, :shown], batch.is_first[:, :shown])
+            state = self._before(pictures[:, 0]).after_all(pictures[:, :shown], batch.is_first[:, :shown])
             share = self.config.self_fed
         own = torch.rand(len(pictures), device=self.device) < share
         sums: dict[str, Tensor] = {}
@@ -401,7 +336,7 @@ class VideoModel(WorldModel[VideoState]):
         with torch.no_grad():
             drawn = self._picture(step.logits)[0]
             wrong = (drawn != picture).flatten(1).sum(1) * (counted * ~guessed)
-            goes_on = self._see(state, torch.where((own & ~first)[:, None, None, None], drawn, picture), first)
+            goes_on = state.after(torch.where((own & ~first)[:, None, None, None], drawn, picture), first)
         reward = (batch.reward[:, t, None] - self.rewards).abs().argmin(-1)
         divergence = 0.8 * step.posterior.detach().kl(step.prior) + 0.2 * step.posterior.kl(step.prior.detach())
         ends = batch.terminated[:, t].float()
@@ -445,7 +380,7 @@ class VideoModel(WorldModel[VideoState]):
         pictures = data.obs[::every].flatten(0, 1)
         self.palette.learn(pictures)
         self._learn_rewards(data.reward)
-        numbers = self.by_cell(self.palette.encode(pictures)).flatten(1)
+        numbers = self._encoded(pictures).flatten(1)
         counts = torch.stack([(numbers == k).float().mean(0) for k in range(self.config.colours)])
         self.decoder.place.copy_(torch.log(counts + 1e-4).view_as(self.decoder.place))
         self.usual.copy_(counts.argmax(0).view_as(self.usual))

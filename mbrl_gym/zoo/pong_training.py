@@ -13,8 +13,9 @@ from torch import Tensor
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from mbrl_gym.fit import ModelTrainer, TrainerConfig
-from mbrl_gym.models.video import VideoModel, VideoState
+from mbrl_gym.models.video import VideoModel
 from mbrl_gym.models.video_config import VideoConfig
+from mbrl_gym.models.video_state import VideoState
 from mbrl_gym.packing import pack, unpack
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.zoo.pong import ball, collect

@@ -94,18 +94,7 @@ def evaluate(
         near = None
         if len(sets) > 1:
             near = familiarity(model, sets[0][1], sets[1][1], (reports[0], reports[1]), config.seed)
-        gap = ranking = trend = None
-        if stage is None or newest is None:
-            missing |= {"exploitation": NO_ENV, "ranking": NO_ENV}
-        else:
-            gap = attempt(
-                missing, "exploitation", lambda: exploitation_gap(stage.match(newest), played[RANDOM].returns)
-            )
-            rivals = attempt(missing, "ranking", lambda: stage.rivals(played, policy, checkpoints or policies))
-            if rivals is not None:
-                ranking = attempt(missing, "ranking", lambda: policy_ranking(rivals))
-            if checkpoints and rivals is not None:
-                trend = attempt(missing, "trend", lambda: gap_trend(rivals))
+        sections = _behaviour(stage, played, policy, policies, checkpoints, missing)
     finally:
         if isinstance(given, str) and real is not None:
             real.close()
@@ -115,11 +104,35 @@ def evaluate(
         names=() if sees(model) else tuple(dimension_names(real_id, model.observation_space)),
         data=tuple(reports),
         familiarity=near,
-        exploitation=gap,
-        ranking=ranking,
-        trend=trend,
         missing=missing,
+        **sections,
     )
+
+
+def _behaviour(
+    stage: "_Stage | None",
+    played: dict[str, "_Played"],
+    policy: Predict | None,
+    policies: Mapping[str, Predict] | None,
+    checkpoints: Mapping[str, Predict] | None,
+    missing: dict[str, str],
+) -> dict[str, Any]:
+    """Return the report's sections on how policies do in the dream, and note in ``missing`` why one is not there."""
+    if stage is None:
+        missing |= {"exploitation": NO_ENV, "ranking": NO_ENV}
+        return {}
+    newest = next(reversed(played.values()))
+    found: dict[str, Any] = {
+        "exploitation": attempt(
+            missing, "exploitation", lambda: exploitation_gap(stage.match(newest), played[RANDOM].returns)
+        )
+    }
+    rivals = attempt(missing, "ranking", lambda: stage.rivals(played, policy, checkpoints or policies))
+    if rivals is not None:
+        found["ranking"] = attempt(missing, "ranking", lambda: policy_ranking(rivals))
+        if checkpoints:
+            found["trend"] = attempt(missing, "trend", lambda: gap_trend(rivals))
+    return found
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ class CellCopies(nn.Module):
             self.choice.bias[:-1].copy_((self.shifts == 0).all(-1))
 
     def forward(self, logits: Tensor, features: Tensor, pictures: tuple[Tensor, Tensor], usual: Tensor) -> Tensor:
-        """Return logits [K, B, h * w, P].
+        """Return ``logits``, changed in place.
 
         Args:
             logits: [K, B, h * w, P] float32.
@@ -220,7 +220,7 @@ class CellCopies(nn.Module):
         return (same / either.clamp(min=1)) * inside
 
     def _added(self, logits: Tensor, target: Tensor, shown: Tensor, amount: Tensor) -> Tensor:
-        """Return the logits with ``amount`` [B, S, D] added at cells ``target`` for colours ``shown`` [B, S, P]."""
+        """Add ``amount`` [B, S, D] to the logits, in place, at cells ``target`` for colours ``shown`` [B, S, P]."""
         _, batch, cells, pixels = logits.shape
         row = torch.arange(batch, device=target.device)[:, None, None]
         pixel = torch.arange(pixels, device=target.device)

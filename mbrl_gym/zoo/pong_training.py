@@ -73,10 +73,9 @@ class Windows:
         self._replay, self._recipe = replay, recipe
         found = events(replay)
         self._events = [rows for rows in found.values() if len(rows)]
-        around = range(-recipe.model.context - BEFORE, DREAMT + AFTER)
+        around = np.arange(-recipe.model.context - BEFORE, DREAMT + AFTER)
         first = found["beginning"][np.diff(found["beginning"], prepend=-2) > 1]
-        whole = [not any(point + i in set(first) for i in around) for point in found["point"]]
-        self._points = found["point"][np.array(whole, bool)]
+        self._points = found["point"][~np.isin(found["point"][:, None] + around, first).any(1)]
 
     def draw(self, progress: float, rng: np.random.Generator) -> SequenceBatch:
         """Return a batch for an update at ``progress`` in [0, 1) of the fit."""

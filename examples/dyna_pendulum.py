@@ -2,8 +2,8 @@
 
     python examples/dyna_pendulum.py                      # 40 seconds of one core
 
-reaches a real return of about -160 over 20 episodes (benchmarks/dyna_learning.py has five seeds; this one, with other
-start states: -201 ± 122). Random actions: -1200; PPO in reality needs 100,000 steps for -172.
+reaches a real return of -183 ± 97 over 20 episodes (-121 with --seed 1; benchmarks/dyna_learning.py has five seeds with
+other start states). Random actions: -1200; PPO in reality needs 100,000 steps for -172.
 """
 
 import argparse
@@ -29,7 +29,9 @@ def main() -> float:
         agent = Dyna("MlpPolicy", "Pendulum-v1", algorithm=PPO, seed=args.seed)
         agent.learn(3_000, progress_bar=True)  # 3,000 REAL steps
 
-    mean, std = evaluate_policy(agent, Monitor(gym.make("Pendulum-v1")), n_eval_episodes=2 if args.short else 20)
+    real = Monitor(gym.make("Pendulum-v1"))
+    real.reset(seed=10_000)  # the same start states each time
+    mean, std = evaluate_policy(agent, real, n_eval_episodes=2 if args.short else 20)
     print(f"{agent.num_timesteps:,} real steps, {agent.imagined_timesteps:,} imagined: return {mean:.0f} ± {std:.0f}")
     return float(mean)
 

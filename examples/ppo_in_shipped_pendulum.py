@@ -2,7 +2,8 @@
 
     python examples/ppo_in_shipped_pendulum.py            # 30 seconds of one core
 
-reaches a real return of about -160 (-136 to -177 with --seed 0 to 4, 20 episodes each; random actions: -1200).
+reaches a real return of -289 (-122 to -289 with --seed 0 to 4, 20 episodes each, -164 on average; random: -1200).
+Over 100 start states seeds 0 and 2 have -290 and -319, the others -152 to -174: it does not balance everywhere.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> float:
     ppo.learn(4_096 if args.short else 300_000)
 
     real = Monitor(gym.make("Pendulum-v1"))
+    real.reset(seed=10_000)  # the same start states each time
     mean, std = evaluate_policy(ppo, real, n_eval_episodes=2 if args.short else 20)
     print(f"return in the real Pendulum-v1: {mean:.0f} ± {std:.0f}")
     return float(mean)

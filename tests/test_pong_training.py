@@ -80,6 +80,19 @@ def test_the_last_updates_begin_in_dreams(tmp_path: Path, monkeypatch: pytest.Mo
     assert [length for _, length, _ in begun] == [5, 5, 4, 5]
 
 
+def test_dreams_have_the_recorded_paddles(tmp_path: Path) -> None:
+    training = Training(tmp_path, SMALL)
+    batch, _ = training.windows.after_points(np.random.default_rng(0))
+    dreamt = training._dream(batch, 3)
+    real = training.model.believe(batch.obs[:, :7], batch.action[:, :7])
+    same = (dreamt.frames == real.frames).all(1).all(-1).all(0)  # [10] columns of 16 pixels
+    assert same[[1, 8]].all()
+    assert not same.all()
+    screens = batch.obs[:, :, 0, pong.COURT].numpy()  # type: ignore[index]
+    paddles = (screens == pong.PADDLE) | (screens == 148)
+    assert set(np.flatnonzero(paddles.any((0, 1, 2)))) == set(pong.PADDLES)
+
+
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     whole = Training(tmp_path / "whole", SMALL)
     assert whole.run(1e9)

@@ -25,6 +25,7 @@ Policy = Callable[[Screens], np.ndarray[Any, Any]]  # screens [n, 210, 160] -> a
 ID = "ALE/Pong-v5"
 SETTINGS = AtariSettings(height=210, width=160, stack=1, clip_rewards=True)
 COURT = slice(34, 194)  # rows between the walls
+PADDLES = (*range(16, 20), *range(140, 144))  # columns in which they move
 BALL, PADDLE = 236, 147  # greys of the ball (in the court) and of the player's paddle, on the right
 STAY, UP, DOWN = 0, 2, 3
 KEYS = {"w": UP, "s": DOWN, "up": UP, "down": DOWN}

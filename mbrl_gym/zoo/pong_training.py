@@ -18,7 +18,7 @@ from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.models.video_state import VideoState
 from mbrl_gym.packing import pack, unpack
 from mbrl_gym.replay import SequenceReplay
-from mbrl_gym.zoo.pong import ball, collect
+from mbrl_gym.zoo.pong import PADDLES, ball, collect
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -45,7 +45,8 @@ class Recipe:
         learning_rate: Adam's at the start; it falls to a fiftieth along a cosine.
         dreamt_updates: more gradient steps, every other of which begins in the model's own dream of what follows a
             point: to serve at the right time it has to count on screens that it drew itself. No ball is on these, whose
-            way in the dream would soon be another than the recorded one.
+            way in the dream would soon be another than the recorded one; paddles are where they were recorded for the
+            same reason: asked to be elsewhere, they are soon drawn nowhere.
         model: hyperparameters.
         seed: of everything.
     """
@@ -186,12 +187,15 @@ class Training:
 
     @torch.no_grad()
     def _dream(self, batch: SequenceBatch, steps: int) -> VideoState:
-        """Return the beliefs after so many dreamt steps behind the context of windows."""
+        """Return the beliefs after so many dreamt steps behind the context of windows, with the recorded paddles."""
         assert isinstance(batch.obs, Tensor)
         context, generator = self.model.context, torch.Generator().manual_seed(self.done)
         state = self.model.believe(batch.obs[:, :context], batch.action[:, :context], generator)
         for t in range(context, context + steps):
             state, _ = self.model.predict(state, batch.action[:, t - 1], generator)
+        real = self.model.believe(batch.obs[:, : context + steps], batch.action[:, : context + steps])
+        columns = list({column // self.recipe.model.patch[1] for column in PADDLES})
+        state.frames[:, :, columns], state.still[:, :, columns] = real.frames[:, :, columns], real.still[:, :, columns]
         return state
 
     def save(self) -> None:

@@ -1,17 +1,21 @@
 """Several checkpoints of a run: how the dream ranks them, and how its gap to reality went."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import CheckpointCallback
 from test_cli import error_of
 
 from mbrl_gym import save_model
+from mbrl_gym.cli.errors import UserError
 from mbrl_gym.cli.main import main
+from mbrl_gym.cli.report import _checkpoints_in
 from mbrl_gym.report import ReportConfig, check_model, evaluate
 from mbrl_gym.report.matched import Matched
 from mbrl_gym.report.panels import trend_figure
@@ -95,5 +99,23 @@ def test_the_command_line_takes_checkpoints(pendulum, tmp_path, monkeypatch, cap
     assert report["trend"]["names"] == report["ranking"]["names"] == ["0.zip", "2.zip", "1.zip"]
     newest = report["exploitation"]
     assert newest["real"] == pytest.approx(report["trend"]["real"][-1])  # the last one is the policy of the report
+    (tmp_path / "saved").mkdir()
+    for steps in (10, 9):
+        shutil.copy("0.zip", f"saved/ppo_{steps}_steps.zip")
+    assert main(["report", "model", "--checkpoints", "saved", *short]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["trend"]["names"] == ["saved/ppo_9_steps.zip", "saved/ppo_10_steps.zip"]
     message = error_of(capsys, "report", "model", "--checkpoints", "0.zip", "none.zip", *short)
     assert "there is no file none.zip; check --checkpoints" in message
+
+
+def test_the_folder_of_a_checkpoint_callback_is_its_policies_by_steps(tmp_path):
+    saved = CheckpointCallback(3, str(tmp_path), name_prefix="pen_2", save_replay_buffer=True)
+    SAC("MlpPolicy", "Pendulum-v1", seed=0, learning_starts=100).learn(12, saved)
+    (tmp_path / "other.zip").touch()
+    assert [file.name for file in _checkpoints_in(tmp_path)] == [f"pen_2_{n}_steps.zip" for n in (3, 6, 9, 12)]
+    single = tmp_path / "other.zip"
+    assert _checkpoints_in(single) == [single]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty holds no \*_STEPS_steps.zip of SB3's CheckpointCallback; check"):
+        _checkpoints_in(tmp_path / "empty")

@@ -238,7 +238,8 @@ class Report(Common):
     algo: str = "ppo"
     """The algorithm that saved --policy, as in mbrl-gym train --algorithm."""
     checkpoints: tuple[Path, ...] = ()
-    """Policies of one run, oldest first (.zip of --algo, or run folders): ranked, with the trend of their gap."""
+    """Policies of one run, oldest first: .zip of --algo, run folders, or the folder of a CheckpointCallback of SB3.
+    They are ranked, and the trend of their gap is shown."""
     env: Annotated[str | None, arg(metavar="STR", help_behavior_hint="(default: the model's own)")] = None
     """Id of the real environment."""
     episodes: int = 10

@@ -1,5 +1,6 @@
 """`mbrl-gym report`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,8 @@ def run_report(args: Report) -> int:
     if real_id is None:
         raise UserError(f"{args.source} does not say which environment it is a model of; name it with --env")
     real = _make_real(real_id, source.model)
-    checkpoints = {path.as_posix(): _load_policy(path, "--checkpoints", args, source) for path in args.checkpoints}
+    paths = [file for path in args.checkpoints for file in _checkpoints_in(path)]
+    checkpoints = {path.as_posix(): _load_policy(path, "--checkpoints", args, source) for path in paths}
     policy = next(reversed(checkpoints.values()), source.policy)
     if args.policy is not None:
         policy = _load_policy(args.policy, "--policy", args, source)
@@ -146,6 +148,21 @@ def _make_real(real_id: str, model: WorldModel[Any]) -> gym.Env[Any, Any]:
     )
     with user_errors(gym.error.Error, ImportError, ValueError, prefix=f"cannot make the environment {real_id!r}: "):
         return make_atari(real_id, settings)
+
+
+def _checkpoints_in(path: Path) -> list[Path]:
+    """Return the policies that SB3's CheckpointCallback wrote into a folder, oldest first; else the path itself.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    if not path.is_dir() or (path / "run.json").is_file():
+        return [path]
+    found = {file: re.search(r"_(\d+)_steps\.zip$", file.name) for file in path.iterdir()}
+    steps = {file: int(match[1]) for file, match in found.items() if match}
+    if not steps:
+        raise UserError(f"--checkpoints {path} holds no *_STEPS_steps.zip of SB3's CheckpointCallback; check the path")
+    return sorted(steps, key=lambda file: (steps[file], file))
 
 
 def _load_policy(path: Path, option: str, args: Report, source: _Source) -> Predict:

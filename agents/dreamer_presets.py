@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from mbrl_gym.agents.actor_critic import BehaviorConfig
 from mbrl_gym.agents.model_learner import OptimizerConfig
-from mbrl_gym.models.rssm_config import SIZES, RSSMConfig
+from mbrl_gym.models.rssm_config import FEW_NUMBERS, SIZES, RSSMConfig
 
 VERSIONS = (1, 2, 3)
 
@@ -115,8 +115,7 @@ def cpu(version: int, size: str | None) -> DreamerPreset:
         rates = replace(found.optimizer, learning_rate=1e-3, warmup=100)
         return replace(found, optimizer=rates, **small)  # type: ignore[arg-type]
     model = replace(found.model, deter=128, hidden=128, units=128, layers=2, head_layers=2)
-    # Three free nats are little of a picture's, and all of a short vector's: V1's prior would learn nothing.
-    model = replace(model, free_nats=0.0) if version == 1 else replace(model, stoch=16, classes=16)
+    model = replace(model, **FEW_NUMBERS) if version == 1 else replace(model, stoch=16, classes=16)
     behavior = replace(found.behavior, units=128, actor_layers=2, critic_layers=2)
     rates = replace(found.optimizer, learning_rate=1e-3, actor_learning_rate=3e-4, critic_learning_rate=3e-4)
     return replace(found, model=model, behavior=behavior, optimizer=rates, **small)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mbrl_gym.agents.model_learner import OptimizerConfig
-from mbrl_gym.models.rssm_config import RSSMConfig
+from mbrl_gym.models.rssm_config import FEW_NUMBERS, RSSMConfig
 from mbrl_gym.planners import CEMConfig
 
 
@@ -61,7 +61,7 @@ def cpu() -> PlaNetPreset:
     return replace(
         published,
         planner=replace(published.planner, candidates=200, elites=20, iterations=4, horizon=15, init_deviation=0.7),
-        model=replace(published.model, deter=128, hidden=128, units=128, free_nats=0.0),
+        model=replace(published.model, deter=128, hidden=128, units=128, **FEW_NUMBERS),
         optimizer=replace(published.optimizer, warmup=0),
         batch_size=16,
         batch_length=32,

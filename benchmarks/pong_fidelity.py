@@ -1,9 +1,9 @@
 """How true Learned-Pong is to the real game: the acceptance test as a table and as JSON.
 
-    python benchmarks/pong_fidelity.py                        # the shipped model; 51,200 steps of each of three players
+    python benchmarks/pong_fidelity.py                        # the shipped model; 51,200 steps of each of four players
     python benchmarks/pong_fidelity.py --checkpoint FOLDER    # another one
 
-Single steps and open loops on held-out play, then three players in 16 dreams and in reality. Results go to
+Single steps and open loops on held-out play, then four players in 16 dreams and in reality. Results go to
 benchmarks/results/pong_fidelity.json. Run it with OMP_NUM_THREADS=1.
 """
 
@@ -18,7 +18,8 @@ from dyna_learning import RESULTS, processor
 from mbrl_gym import load_model
 from mbrl_gym.zoo import FOLDER
 from mbrl_gym.zoo.build import versions
-from mbrl_gym.zoo.pong import acceptance, collect, fidelity
+from mbrl_gym.zoo.pong import collect
+from mbrl_gym.zoo.pong_fidelity import acceptance, fidelity
 
 
 def main() -> None:

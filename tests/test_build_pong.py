@@ -11,7 +11,7 @@ from test_pong_training import SMALL
 import mbrl_gym
 from mbrl_gym.wrappers import make_atari
 from mbrl_gym.zoo import build_pong
-from mbrl_gym.zoo.pong import acceptance
+from mbrl_gym.zoo.pong_fidelity import acceptance
 from mbrl_gym.zoo.pong_training import Training
 
 
@@ -29,7 +29,7 @@ def test_card_and_notice_say_what_it_is(built: tuple[Path, dict[str, Any]]) -> N
     text = (folder / "CARD.md").read_text()
     assert "| ball drawn within 2 pixels, one step |" in text
     assert f"{SMALL.real_steps} steps of ALE/Pong-v5" in text
-    assert text.count("| ok |") + text.count("| short |") == 8
+    assert text.count("| ok |") + text.count("| short |") == 9
     assert "short" in text  # nobody learns Pong in six updates
     assert "pictures of the game Pong" in (folder / "NOTICE").read_text()
     assert card["fidelity"]["played"]["random"]["dream"]["steps"] == 160
@@ -54,10 +54,15 @@ def measured(**changes: float) -> dict[str, Any]:
     real = {"no-op": -0.024, "random": -0.022, "follow": -0.012}
     rates = {**real, **changes}
     row = {"longest_absence": changes.get("gone", 17), "longest_standstill": changes.get("still", 5)}
+    row["longest_without_paddle"] = changes.get("unarmed", 1)
+    swept = {"reward_rate": -1.0, **row, "longest_without_paddle": changes.get("swept", 1)}
     return {
         "one_step": {"recall": changes.get("recall", 0.99)},
         "alive": {"50": {"dream": changes.get("alive", 0.7), "real": 0.72}},
-        "played": {n: {"dream": {"reward_rate": rates[n], **row}, "real": {"reward_rate": real[n]}} for n in real},
+        "played": {
+            **{n: {"dream": {"reward_rate": rates[n], **row}, "real": {"reward_rate": real[n]}} for n in real},
+            "sweep": {"dream": swept, "real": {"reward_rate": 1.0}},
+        },
     }
 
 
@@ -68,6 +73,8 @@ def measured(**changes: float) -> dict[str, Any]:
         ({"recall": 0.97}, ["ball drawn within 2 pixels, one step"]),
         ({"alive": 0.6}, ["ball on the screen after 50 steps of open loop"]),
         ({"gone": 31}, ["longest absence of the ball, steps"]),
+        ({"unarmed": 4}, ["longest absence of the player's paddle, steps"]),
+        ({"swept": 4}, ["longest absence of the player's paddle, steps"]),
         ({"still": 31}, ["longest standstill of the screen, steps"]),
         ({"follow": -0.007}, ["reward a step, follow"]),
         ({"no-op": -0.021}, ["order of these players"]),

@@ -224,8 +224,9 @@ MAY_IMPORT = {
     "mbrl_gym": EVERYTHING - {"report", "wrappers", "agents", "play"},
     "report": (EVERYTHING - {"play"}) | {"mbrl_gym"},
     "zoo.build": EVERYTHING | {"mbrl_gym"},
-    "zoo.pong": CORE | {"data", "models", "envs", "wrappers"},
-    "zoo.build_pong": EVERYTHING | {"zoo.build", "zoo.pong", "zoo.pong_training"},
+    "zoo.pong": {"data", "replay", "wrappers"},
+    "zoo.pong_fidelity": CORE | {"models", "envs", "zoo.pong"},
+    "zoo.build_pong": EVERYTHING | {"zoo.build", "zoo.pong", "zoo.pong_fidelity", "zoo.pong_training"},
     "zoo.pong_training": CORE | {"models", "fit", "packing", "zoo.pong"},
     "cli": EVERYTHING | {"mbrl_gym", "zoo.build", "zoo.pong"},
 }
@@ -254,7 +255,11 @@ ONLY_IN = {
 def layer(module):
     """The layer of a module of the package."""
     name = module.removeprefix("mbrl_gym").removeprefix(".") or "mbrl_gym"
-    name = name if name in ("zoo.build", "zoo.build_pong", "zoo.pong", "zoo.pong_training") else name.split(".")[0]
+    name = (
+        name
+        if name in ("zoo.build", "zoo.build_pong", "zoo.pong", "zoo.pong_fidelity", "zoo.pong_training")
+        else name.split(".")[0]
+    )
     return HELPERS.get(name, name)
 
 

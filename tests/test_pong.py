@@ -7,6 +7,7 @@ import torch
 from mbrl_gym.models.video import VideoModel
 from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.zoo import pong
+from mbrl_gym.zoo.pong_fidelity import fidelity, play_real
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,17 @@ def test_who_follows_the_ball_moves_towards_it() -> None:
     assert pong.follow(np.full((1, 210, 160), 87, np.uint8)).tolist() == [pong.STAY]
 
 
+def test_a_sweep_goes_up_and_down() -> None:
+    sweep, screens = pong.Sweep(), np.full((2, 210, 160), 87, np.uint8)
+    moves = np.array([sweep(screens) for _ in range(75)])
+    assert moves.shape == (75, 2)
+    assert (moves[:30] == pong.UP).all()
+    assert (moves[30:60] == pong.DOWN).all()
+    assert (moves[60:] == pong.UP).all()
+
+
 def test_following_the_ball_loses_less_than_doing_nothing() -> None:
-    assert pong.play_real(pong.follow, 1500, 0).reward_rate > pong.play_real(pong.still, 1500, 0).reward_rate
+    assert play_real(pong.follow, 1500, 0).reward_rate > play_real(pong.still, 1500, 0).reward_rate
 
 
 def test_the_same_seed_collects_the_same(replay: "pong.SequenceReplay") -> None:
@@ -55,7 +65,7 @@ def test_a_model_that_knows_only_the_background_draws_no_ball(replay: "pong.Sequ
     model.before_fit(replay.gather(replay.windows(1), 1))
     model.copies.choice.bias.data[-1] = 100.0  # whatever moves goes nowhere
     starts = replay.starts(4, most=8, rng=np.random.default_rng(0))
-    table = pong.fidelity(model, starts, replay, steps=20, games=2, samples=64)
+    table = fidelity(model, starts, replay, steps=20, games=2, samples=64)
     assert table["one_step"]["recall"] == 0.0
     assert table["one_step"]["false_balls"] == 0.0
     assert 0 < table["one_step"]["wrong_pixels"] < 2000
@@ -64,4 +74,5 @@ def test_a_model_that_knows_only_the_background_draws_no_ball(replay: "pong.Sequ
     for row in table["played"].values():
         assert row["dream"]["longest_absence"] == 20
         assert row["dream"]["longest_standstill"] >= 18
+        assert row["real"]["longest_without_paddle"] <= 1
         assert row["real"]["longest_standstill"] < 20

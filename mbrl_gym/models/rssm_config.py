@@ -16,6 +16,10 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "200m": (8192, 1024, 64, 1024),
     "400m": (12288, 1536, 96, 1536),
 }
+# The published weights of the Gaussian latent are for pictures, whose thousands of pixels outweigh its divergence.
+# Three numbers of order 1, read with a deviation of 1, do not: on 1,500 random steps of Pendulum, 800 updates of V1
+# left an open-loop error of 0.59 deviations after 15 steps, with these weights 0.23.
+FEW_NUMBERS = {"reward_scale": 1.0, "free_nats": 0.0, "dynamics_scale": 0.01, "representation_scale": 0.01}
 CELLS = ("gru", "layer_norm_gru", "block_gru")
 LATENTS = ("gaussian", "categorical")
 

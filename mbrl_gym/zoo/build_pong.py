@@ -16,7 +16,8 @@ from tqdm import tqdm
 from mbrl_gym.store import StoredModel, save_model
 from mbrl_gym.zoo import FOLDER
 from mbrl_gym.zoo.build import versions
-from mbrl_gym.zoo.pong import ID, KEYS, acceptance, collect, fidelity
+from mbrl_gym.zoo.pong import ID, KEYS, collect
+from mbrl_gym.zoo.pong_fidelity import acceptance, fidelity
 from mbrl_gym.zoo.pong_training import Recipe, Training
 
 NAME, HORIZON = "Learned-Pong", 27_000  # 108,000 frames, ALE's limit

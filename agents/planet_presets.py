@@ -43,7 +43,7 @@ def paper() -> PlaNetPreset:
     return PlaNetPreset(
         planner=CEMConfig(
             candidates=1000, elites=100, iterations=10, horizon=12, particles=1, alpha=0.0, discount=0.99,
-            init_deviation=1.0,
+            init_deviation=1.0, bounds="clipped",
         ),
         model=RSSMConfig.planet(),
         optimizer=OptimizerConfig("adam", 1e-3, clip=1000.0, eps=1e-4, warmup=10_000),
@@ -60,12 +60,12 @@ def cpu() -> PlaNetPreset:
     published = paper()
     return replace(
         published,
-        planner=replace(published.planner, candidates=200, elites=20, iterations=4, horizon=15, init_deviation=0.7),
+        planner=replace(published.planner, candidates=100, elites=10, iterations=3),
         model=replace(published.model, deter=128, hidden=128, units=128, **FEW_NUMBERS),
         optimizer=replace(published.optimizer, warmup=0),
         batch_size=16,
         batch_length=32,
-        train_ratio=128.0,
+        train_ratio=256.0,
         learning_starts=512,
     )
 

@@ -203,6 +203,7 @@ OTHER = {
         "epsilon": 0.1,
         "discount": 0.5,
         "init_deviation": 0.3,
+        "bounds": "clipped",
     },
     "icem": {
         "candidates": 13,
@@ -305,6 +306,7 @@ BAD = [
     ("epsilon", -1.0),
     ("init_deviation", -0.1),
     ("init_deviation", float("inf")),
+    ("bounds", "wrapped"),
     ("noise_exponent", -1.0),
     ("decay", 0.9),
     ("kept_fraction", 1.5),
@@ -321,7 +323,7 @@ def test_a_bad_value_is_refused_by_name_and_value(field, value):
     checked = 0
     for config in SMALL.values():
         if hasattr(config, field):
-            with pytest.raises(ValueError, match=rf"^{field} must .*got {value}$"):
+            with pytest.raises(ValueError, match=rf"^{field} must .*got {value!r}$"):
                 replace(config, **{field: value})
             checked += 1
     assert checked
@@ -376,6 +378,16 @@ def test_elites_that_are_not_finite_do_not_count():
     finite = world.seen[0][world.seen[0] > 0.8]
     assert 0 < len(finite) < 40
     torch.testing.assert_close(plan.action[0, 0], finite.mean())
+
+
+def test_clipped_normals_are_at_a_bound_at_once():
+    """Where the best action is a bound, as in a swing-up, three iterations come to it if they are clipped."""
+    found = {}
+    for bounds in ("truncated", "clipped"):
+        config = CEMConfig(candidates=100, elites=10, iterations=3, horizon=1, particles=1, alpha=0.0, bounds=bounds)
+        found[bounds] = plan_of(planner_of("cem", config), World(lambda x, action, _: action[:, 0]), [[0.0]]).action
+    assert found["clipped"].item() == 1.0
+    assert found["truncated"].item() < 0.97
 
 
 # --- CEM, iCEM and MPPI, recomputed from what the model saw ----------------------------------------------------------

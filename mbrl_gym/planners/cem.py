@@ -1,13 +1,16 @@
 """CEM: the cross-entropy method of PETS, and its counterpart for discrete actions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mbrl_gym.model import State, WorldModel
 from mbrl_gym.planners.base import Plan, Planner, check_count, check_range, check_rollouts
-from mbrl_gym.planners.sequences import best_candidates, moments, shift
+from mbrl_gym.planners.sequences import best_candidates, moments, sequences_for, shift
+from mbrl_gym.spaces import ActionCodec
 from mbrl_gym.tensors import TensorStruct
 
 
@@ -26,6 +29,8 @@ class CEMConfig:
         discount: of the rewards, a step.
         init_deviation: standard deviation of the first iteration's actions, which lie in [-1, 1] (PETS: a quarter of
             their range, 0.5). For discrete actions: the share of uniform choice in the first iteration.
+        bounds: how continuous actions are kept in them: "truncated" normals (PETS), which come to a bound over many
+            iterations, or "clipped" ones (PlaNet), which are there at once.
 
     Raises:
         ValueError: a value is out of its range.
@@ -40,6 +45,7 @@ class CEMConfig:
     epsilon: float = 0.001
     discount: float = 1.0
     init_deviation: float = 0.5
+    bounds: str = "truncated"
 
     def __post_init__(self) -> None:
         check_count("candidates", self.candidates)
@@ -52,6 +58,8 @@ class CEMConfig:
             raise ValueError(f"alpha must be at least 0 and below 1, got {self.alpha!r}")
         check_range("epsilon", self.epsilon, 0.0, float("inf"))
         check_range("init_deviation", self.init_deviation, 0.0, 1.0, open_low=True)
+        if self.bounds not in ("truncated", "clipped"):
+            raise ValueError(f"bounds must be 'truncated' or 'clipped', got {self.bounds!r}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class CEMCarry(TensorStruct):
 class CEM(Planner[CEMCarry]):
     """Fits a distribution over action sequences to the best of its own draws, again and again. Any action space.
 
-    Continuous actions: independent truncated normals; a plan begins around the one before, moved by one step, with the
+    Continuous actions: independent normals; a plan begins around the one before, moved by one step, with the
     full variance; the action is the MEAN's first, not the best candidate's, which is often one that the model errs
     about. One-hot and binary actions: their frequencies among the elites; the action is the most probable one.
     A row whose largest variance is not above ``epsilon`` is finished: it is still evaluated, but stays as it is. So
@@ -79,6 +87,15 @@ class CEM(Planner[CEMCarry]):
 
     config_class = CEMConfig
     config: CEMConfig
+
+    def __init__(
+        self,
+        action_codec: ActionCodec,
+        config: CEMConfig | None = None,
+        terminal_value: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__(action_codec, config, terminal_value)
+        self.sequences = sequences_for(action_codec, clipped=self.config.bounds == "clipped")
 
     @property
     def imagined_steps(self) -> int:

@@ -40,9 +40,14 @@ class Sequences(ABC):
 
 @dataclass(frozen=True)
 class _Continuous(Sequences):
-    """Independent normals within [-1, 1], truncated at two deviations: PETS (``dmbrl/misc/optimizers/cem.py``)."""
+    """Independent normals within [-1, 1].
+
+    Truncated at two deviations, of which the second ends at the nearer bound: PETS (``dmbrl/misc/optimizers/cem.py``).
+    Clipped: PlaNet (google-research/planet at b33f0d5, ``planet/control/planning.py``).
+    """
 
     size: int
+    clipped: bool = False
 
     def prior(self, batch_size: int, horizon: int, device: torch.device | str | None) -> Tensor:
         return torch.zeros(batch_size, horizon, self.size, device=device)
@@ -51,9 +56,12 @@ class _Continuous(Sequences):
         return centre, torch.full_like(centre, deviation**2)
 
     def draw(self, centre: Tensor, variance: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
+        shape = (centre.shape[0], number, *centre.shape[1:])
+        if self.clipped:
+            noise = torch.randn(shape, generator=generator, device=centre.device)
+            return (centre[:, None] + variance.sqrt()[:, None] * noise).clamp(-1, 1)
         room = (1 - centre.abs()).clamp(min=0) / 2  # two deviations end at the nearer bound
         deviation = torch.minimum(room, variance.sqrt())
-        shape = (centre.shape[0], number, *centre.shape[1:])
         noise = truncated_normal(shape, generator, centre.device)
         return (centre[:, None] + deviation[:, None] * noise).clamp(-1, 1)  # the clamp is for rounding alone
 
@@ -120,10 +128,10 @@ class _Bits(_Discrete):
         return (centre > 0.5).float()
 
 
-def sequences_for(codec: ActionCodec) -> Sequences:
-    """Return the family that suits an action space."""
+def sequences_for(codec: ActionCodec, clipped: bool = False) -> Sequences:
+    """Return the family that suits an action space; continuous actions are truncated at their bounds, or clipped."""
     if codec.continuous:
-        return _Continuous(codec.size)
+        return _Continuous(codec.size, clipped)
     return _OneHots(codec.groups) if codec.groups else _Bits(codec.size)
 
 

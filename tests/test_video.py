@@ -16,7 +16,7 @@ from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video import VideoModel, _doubt
 from mbrl_gym.models.video_config import VideoConfig
-from mbrl_gym.models.video_state import VideoState
+from mbrl_gym.models.video_state import Cells, VideoState
 from mbrl_gym.nets.video import LIKELIEST, MEMORY, CellCopies, PixelLoss
 from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import StoredModel, load_model, save_model
@@ -217,7 +217,7 @@ def test_what_is_rare_at_its_place_weighs_more_missing_or_too_much() -> None:
     data, losses = pushed(500, 6), {}
     for weight in (1.0, 30.0):
         for goes in (False, True):  # nothing is drawn of the ball, or the ball where it was
-            model = VideoModel(SPACE, ACTIONS, replace(SMALL, rare_weight=weight, reach=(0, 0), self_fed=0.0))
+            model = VideoModel(SPACE, ACTIONS, replace(SMALL, rare_weight=weight, reach=((0, 0),), self_fed=0.0))
             model.before_fit(data)
             model.copies.choice.bias.data[-1] = -100.0 if goes else 100.0
             losses[weight, goes] = model._pixel_loss(*loss_of(model, data))
@@ -242,10 +242,25 @@ def rolling(count: int, speed: int) -> SequenceBatch:
 @pytest.mark.parametrize(("speed", "reach"), [(0, 1), (3, 1), (-3, 1), (-3, 2), (3, 0)])
 def test_before_anything_is_learned_the_background_is_known_and_things_go_on(speed: int, reach: int) -> None:
     data = rolling(9, speed)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, reach=(0, reach)))
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, reach=((0, reach),)))
     model.before_fit(data)
     after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
     assert torch.equal(model.decode(after), data.obs[:, 4 if reach else 3])  # type: ignore[index]
+
+
+def test_things_go_on_by_parts_of_a_cell() -> None:
+    """A ball that falls by two rows a step, in cells of three."""
+    falls = court(torch.arange(3)[:, None] + 2 * torch.arange(5)).mT.contiguous()
+    data = windows(falls, torch.ones(3, 5, dtype=torch.long))
+    for grain, right in ((1, True), (None, False)):
+        model = VideoModel(SPACE, ACTIONS, replace(SMALL, reach=((1, 0),), grain=grain))
+        model.before_fit(data)
+        after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
+        assert torch.equal(model.decode(after) == BALL, falls[:, 4] == BALL) == right
+
+
+def test_version_1_had_one_reach() -> None:
+    assert VideoConfig(reach=[2, 3]) == VideoConfig(reach=((2, 3),))  # type: ignore[arg-type]
 
 
 def test_where_things_go_is_learned() -> None:
@@ -262,33 +277,54 @@ def test_where_things_go_is_learned() -> None:
 
 
 @pytest.mark.parametrize("sources", [3, 20])
-def test_cells_move_by_what_is_alike_and_what_is_learned(sources: int) -> None:
+@pytest.mark.parametrize("grain", [1, 2])
+def test_cells_move_by_what_is_alike_and_what_is_learned(grain: int, sources: int) -> None:
+    """Pixel by pixel on pictures of 6 x 8, in cells of 2 x 2."""
     torch.manual_seed(0)
-    copies = CellCopies(5, (3, 4), (1, 1), sources)
+    grid = Cells((6, 8), (2, 2))
+    copies = CellCopies(5, (3, 4), (2, 2), ((2, 0), (1, 1)), grain, sources)
+    assert len(copies.shifts) == (11 if grain == 2 else 19)
     logits, features = torch.randn(2, 6, 12, 4), torch.randn(6, 5, 3, 4)
-    before, newest = torch.randint(0, 2, (2, 6, 12, 4), dtype=torch.uint8)
-    usual = torch.randint(0, 2, (12, 4), dtype=torch.uint8)
+    before, newest = torch.randint(0, 2, (2, 6, 6, 8), dtype=torch.uint8)
+    usual = torch.randint(0, 2, (6, 8), dtype=torch.uint8)
     copies.choice.weight.data.normal_()
-    expected = logits.clone()
+    expected = torch.stack([grid.joined(x.view(6, 3, 4, 4)) for x in logits])  # [K, B, 6, 8]
+
+    def square(down: int, right: int) -> tuple[slice, slice] | None:
+        inside = 0 <= down <= 4 and 0 <= right <= 6
+        return (slice(down, down + 2), slice(right, right + 2)) if inside else None
+
+    def part(down: int, right: int) -> tuple[slice, slice, slice] | None:
+        """Return rows and columns of a square of which something is in the picture, and which of its rows that is."""
+        inside = -2 < down < 6 and 0 <= right <= 6
+        rows = slice(max(down, 0), min(down + 2, 6))
+        return (rows, slice(right, right + 2), slice(rows.start - down, rows.stop - down)) if inside else None
+
     for b in range(6):
-        for source in (newest[b] != usual).sum(-1).topk(min(sources, 12)).indices.tolist():
-            off = newest[b, source] != usual[source]
+        differs = (newest[b] != usual).view(3, 2, 4, 2).sum((1, 3)).flatten()
+        for source in differs.topk(min(sources, 12)).indices.tolist():
+            y, x = source // 4 * 2, source % 4 * 2
+            here = square(y, x)
+            off = newest[b][here] != usual[here]
             choice = copies.choice(features[b].flatten(1)[:, source])
             moves = []
             for d, (down, right) in enumerate(copies.shifts.tolist()):
-                y, x = source // 4, source % 4
-                if 0 <= y - down < 3 and 0 <= x - right < 4:
-                    back = (y - down) * 4 + x - right
-                    then = before[b, back] != usual[back]
-                    same = (off & then & (before[b, back] == newest[b, source])).sum()
+                back, target = square(y - down * grain, x - 2 * right), part(y + down * grain, x + 2 * right)
+                if back is not None:
+                    then = before[b][back] != usual[back]
+                    same = (off & then & (before[b][back] == newest[b][here])).sum()
                     choice[d] = choice[d] + 8.0 * same / max(int((off | then).sum()), 1)
-                if off.any() and 0 <= y + down < 3 and 0 <= x + right < 4:
-                    moves.append((d, (y + down) * 4 + x + right))
+                if off.any() and target is not None:
+                    moves.append((d, target))
             moves.sort(key=lambda move: -choice.softmax(0)[move[0]])
             for d, target in moves[:LIKELIEST]:
-                for p in range(4):
-                    expected[int(newest[b, source, p]), b, target, p] += 12.0 * choice.softmax(0)[d]
-    assert torch.allclose(copies(logits, features, (before, newest), usual), expected, atol=1e-4)
+                added = expected[:, b, target[0], target[1]]
+                for colour in range(2):
+                    added[colour] += 12.0 * choice.softmax(0)[d] * (newest[b][here] == colour)[target[2]]
+    cut = [grid.cut(x).flatten(-3, -2) for x in (before, newest, usual)]
+    found = copies(logits, features, (cut[0], cut[1]), cut[2])
+    found = torch.stack([grid.joined(x.view(6, 3, 4, 4)) for x in found])
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
@@ -304,7 +340,7 @@ def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
 @pytest.mark.parametrize(("self_fed", "own"), [(0.0, False), (1.0, True)])
 def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, own: bool) -> None:
     data = pushed(4, 7)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed, reach=(0, 0)))
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed, reach=((0, 0),)))
     model.before_fit(data)  # untrained: in its own pictures the ball stays
     seen: list[VideoState] = []
     step = model._step
@@ -317,7 +353,7 @@ def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, ow
 
 def test_windows_that_begin_in_a_dream_go_on_in_it() -> None:
     data = pushed(4, 7)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0, reach=(0, 0)))
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0, reach=((0, 0),)))
     model.before_fit(data)
     start = belief(model, data, 4)
     seen: list[tuple[VideoState, Tensor]] = []
@@ -485,7 +521,8 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"patch": (13, 3)}, r"patch must fit into the picture's 12 x 12 pixels, got \(13, 3\)"),
-        ({"reach": (1, -1)}, r"reach must be two numbers of cells, at least 0, got \(1, -1\)"),
+        ({"reach": ((1, -1),)}, r"reach must be pairs of numbers of cells, at least 0, got \(\(1, -1\),\)"),
+        ({"grain": 2}, "grain must divide the patch's height of 3 rows, got 2"),
         ({"sources": 0}, "sources must be at least 1"),
         ({"patch": (0, 3)}, "patch must be a height and a width of at least 1"),
         ({"channels": (8,)}, "channels must be those of at least two levels"),

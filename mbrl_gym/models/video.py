@@ -64,8 +64,8 @@ class VideoModel(WorldModel[VideoState]):
     - Classes are the colours of a `Palette`, not 256 intensities, at the resolution at which the game draws: there
       every object has its own colour on whole pixels, and no prediction lies between two of them.
     - A prior by place, learned with everything else, knows the background from the first step.
-    - What is on the screen is moved by whole cells, by as much as in the last step until something else is learned, and
-      drawn anew where that does not do (`mbrl_gym.nets.video.CellCopies`): small things keep their shape.
+    - What is on the screen is moved by cells or parts of them, by as much as in the last step until something else is
+      learned, and drawn anew where that does not do (`mbrl_gym.nets.video.CellCopies`): small things keep their shape.
     - A pixel counts for the more the rarer its colour is at its place.
     - The latent is one choice among ``codes`` for the whole picture: what is drawn of it is drawn together. Choices by
       part or by pixel would be made independently, which is how small objects get lost.
@@ -112,7 +112,9 @@ class VideoModel(WorldModel[VideoState]):
         numbers, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
         self.encoder = VideoEncoder(config.frames * numbers, self.action_codec.size, channels, size)
         self.decoder = VideoDecoder(self.pixels, config.colours, self.cells, channels, size, config.blocks)
-        self.copies = CellCopies(channels[0], self.cells, config.reach, config.sources)
+        self.copies = CellCopies(
+            channels[0], self.cells, config.patch, config.reach, config.grain or config.patch[0], config.sources
+        )
         self.target = TargetEncoder(numbers, channels[0], self.cells)
         summary = 2 * channels[-1] + size
         self.prior = head(summary, config.codes)

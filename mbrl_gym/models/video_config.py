@@ -12,7 +12,9 @@ class VideoConfig:
         patch: height and width of the cells that pictures are read and drawn by. With a frame skip of 4 what moves by
             whole pixels a frame moves by multiples of 4: in the next cell of 4 pixels it looks the same.
         channels: of the cells, and of each level below, where height and width are halved.
-        reach: the most cells that things move by in a step, downwards and sideways; what they show is copied.
+        reach: the most cells that things move by in a step, downwards and sideways, for each kind of thing (a paddle
+            moves far, but downwards alone); what they show is copied.
+        grain: rows by which they move downwards, a divisor of the patch's height; None: that height.
         sources: the most cells of a picture that are copied, those that differ most from the background.
         blocks: residual blocks at the lowest level behind the latent.
         embedding: numbers that the action and the latent are given as to every block.
@@ -36,7 +38,8 @@ class VideoConfig:
     colours: int = 8
     patch: tuple[int, int] = (4, 4)
     channels: tuple[int, ...] = (40, 64, 96, 128)
-    reach: tuple[int, int] = (2, 3)
+    reach: tuple[tuple[int, int], ...] = ((2, 3),)
+    grain: int | None = None
     sources: int = 192
     blocks: int = 2
     embedding: int = 128
@@ -52,14 +55,18 @@ class VideoConfig:
     free_nats: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels", "reach"):  # JSON brings lists
+        for name in ("patch", "channels"):  # JSON brings lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        pairs = self.reach if isinstance(self.reach[0], tuple | list) else (self.reach,)  # version 1 had one pair
+        object.__setattr__(self, "reach", tuple(tuple(pair) for pair in pairs))
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise ValueError(f"patch must be a height and a width of at least 1, got {self.patch}")
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError(f"channels must be those of at least two levels, got {self.channels}")
-        if len(self.reach) != 2 or min(self.reach) < 0:
-            raise ValueError(f"reach must be two numbers of cells, at least 0, got {self.reach}")
+        if any(len(pair) != 2 or min(pair) < 0 for pair in self.reach):
+            raise ValueError(f"reach must be pairs of numbers of cells, at least 0, got {self.reach}")
+        if self.grain is not None and (self.grain < 1 or self.patch[0] % self.grain):
+            raise ValueError(f"grain must divide the patch's height of {self.patch[0]} rows, got {self.grain}")
         for name in ("sources", "blocks", "embedding", "frames", "codes", "rewards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

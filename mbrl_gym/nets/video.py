@@ -158,17 +158,35 @@ class CellCopies(nn.Module):
     Args:
         channels: C.
         cells: (h, w).
-        reach: the most cells that things move by, downwards and sideways.
+        patch: height and width of a cell in pixels.
+        reach: the most cells that things move by, downwards and sideways, for each kind of thing.
+        grain: rows of pixels by which they move downwards, a divisor of the patch's height; sideways it is whole cells.
         sources: the most cells of a picture that are moved: those that differ most from the background.
     """
 
-    shifts: Tensor  # [D, 2]
+    shifts: Tensor  # [D, 2], downwards in grains, sideways in cells
+    offsets: Tensor  # [grains of a cell, P], where a cell's pixels are, so many grains on
 
-    def __init__(self, channels: int, cells: tuple[int, int], reach: tuple[int, int], sources: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        cells: tuple[int, int],
+        patch: tuple[int, int],
+        reach: tuple[tuple[int, int], ...],
+        grain: int,
+        sources: int,
+    ) -> None:
         super().__init__()
-        self.cells, self.sources = cells, min(sources, cells[0] * cells[1])
-        rows, columns = (torch.arange(-most, most + 1) for most in reach)
-        self.register_buffer("shifts", torch.cartesian_prod(rows, columns), persistent=False)
+        self.cells, self.patch, self.grain = cells, patch, grain
+        self.grains, self.sources = patch[0] // grain, min(sources, cells[0] * cells[1])
+        shifts = [
+            torch.cartesian_prod(
+                torch.arange(-down * self.grains, down * self.grains + 1), torch.arange(-aside, aside + 1)
+            )
+            for down, aside in reach
+        ]
+        self.register_buffer("shifts", torch.cat(shifts).unique(dim=0), persistent=False)
+        self.register_buffer("offsets", self._offsets(), persistent=False)
         self.choice = nn.Linear(channels, len(self.shifts) + 1)  # the last: nowhere
         self.match = nn.Parameter(torch.tensor(MATCH))
         nn.init.zeros_(self.choice.weight)
@@ -191,27 +209,50 @@ class CellCopies(nn.Module):
         choice = self.choice(there).float()
         alike = self.match * self._alike(source, shown, before, usual)
         chosen = torch.softmax(torch.cat([choice[..., :-1] + alike, choice[..., -1:]], -1), -1)[..., :-1]
-        target, inside = self._shifted(source, 1)
+        target, below, inside = self._shifted(source, 1, whole=False)
         amount = GAIN * chosen * (inside & (count > 0)[..., None])
         amount, first = amount.topk(min(LIKELIEST, amount.shape[-1]))
-        return self._added(logits, target.gather(-1, first), shown, amount)
+        return self._added(logits, target.gather(-1, first), below.gather(-1, first), shown, amount)
 
-    def _shifted(self, source: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        """Return the cells one shift on (or, with -1, back) from ``source`` [B, S], [B, S, D], and which there are."""
+    def _offsets(self) -> Tensor:
+        (rows, columns), width = self.patch, self.cells[1]
+        pixel = torch.arange(rows * columns)
+        row = pixel // columns + self.grain * torch.arange(self.grains)[:, None]
+        return row // rows * (width * rows * columns) + row % rows * columns + pixel % columns
+
+    def _shifted(self, source: Tensor, sign: int, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is one shift on (or, with -1, back) from the cells ``source`` [B, S].
+
+        Returns:
+            the cells [B, S, D] in which it begins, how many grains below their tops, and whether it is in the picture:
+            the ``whole`` of it, or more than nothing, where the first row of cells may be one above the picture.
+        """
         height, width = self.cells
-        row = torch.div(source, width, rounding_mode="floor")[..., None] + sign * self.shifts[:, 0]
+        row = torch.div(source, width, rounding_mode="floor")[..., None] * self.grains + sign * self.shifts[:, 0]
+        row, below = torch.div(row, self.grains, rounding_mode="floor"), row % self.grains
         column = (source % width)[..., None] + sign * self.shifts[:, 1]
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        return torch.where(inside, row * width + column, 0), inside
+        first, last = (row, row + (below > 0))[:: 1 if whole else -1]
+        inside = (first >= 0) & (last < height) & (column >= 0) & (column < width)
+        return torch.where(inside, row * width + column, 0), below, inside
+
+    def _from_each_grain(self, pictures: Tensor) -> Tensor:
+        """Return pictures [..., h * w, P] as cells that begin at each grain [..., grains * h * w, P]."""
+        if self.grains == 1:
+            return pictures
+        flat, cells = pictures.flatten(-2), torch.arange(pictures.shape[-2], device=pictures.device)
+        index = (self.offsets[:, None] + (cells * pictures.shape[-1])[:, None]) % flat.shape[-1]  # the last row wraps
+        return flat[..., index].flatten(-3, -2)
 
     def _alike(self, source: Tensor, shown: Tensor, before: Tensor, usual: Tensor) -> Tensor:
         """Return [B, S, D]: of the pixels off the background, now or one shift back in the picture before, the share
         that is the same in both.
         """
-        back, inside = self._shifted(source, -1)
+        back, below, inside = self._shifted(source, -1, whole=True)
+        back = back + below * before.shape[1]
+        before, ground = self._from_each_grain(before), self._from_each_grain(usual)
         rows = torch.arange(len(before), device=back.device)[:, None, None] * before.shape[1]
         then = before.flatten(0, 1).index_select(0, (rows + back).flatten()).view(*back.shape, -1)  # [B, S, D, P]
-        ground = usual.index_select(0, back.flatten()).view_as(then)
+        ground = ground.index_select(0, back.flatten()).view_as(then)
         now = shown[:, :, None]
         off_now = shown != usual.index_select(0, source.flatten()).view_as(shown)
         off_then = then != ground
@@ -219,14 +260,19 @@ class CellCopies(nn.Module):
         either = (off_now[:, :, None] | off_then).sum(-1, dtype=torch.int16)
         return (same / either.clamp(min=1)) * inside
 
-    def _added(self, logits: Tensor, target: Tensor, shown: Tensor, amount: Tensor) -> Tensor:
-        """Add ``amount`` [B, S, D] to the logits, in place, at cells ``target`` for colours ``shown`` [B, S, P]."""
+    def _added(self, logits: Tensor, target: Tensor, below: Tensor, shown: Tensor, amount: Tensor) -> Tensor:
+        """Add ``amount`` [B, S, D] to the logits, in place, for colours ``shown`` [B, S, P].
+
+        They are those of pixels of the cells ``target`` [B, S, D], so many grains ``below`` [B, S, D].
+        """
         _, batch, cells, pixels = logits.shape
         row = torch.arange(batch, device=target.device)[:, None, None]
-        pixel = torch.arange(pixels, device=target.device)
-        place = (row * cells + target)[..., None] * pixels + pixel  # [B, S, D, P]
-        index = shown[:, :, None].long() * (batch * cells * pixels) + place
+        place = target[..., None] * pixels + self.offsets[below]  # [B, S, D, P]
+        index = (shown[:, :, None].long() * batch + row[..., None]) * (cells * pixels) + place
         added = amount[..., None].expand_as(index)
+        if self.grains > 1:
+            there = (place >= 0) & (place < cells * pixels)
+            index, added = torch.where(there, index, 0), added * there
         return logits.flatten().index_add_(0, index.flatten(), added.flatten()).view_as(logits)
 
 

@@ -26,8 +26,8 @@ KIND = "pong_training"
 BEGINNING = 40  # steps of a game, in which paddles and ball appear: there are few games, and all dreams begin so
 DREAMT, BEFORE, AFTER = 22, 3, 3  # most steps of a dream, at most so many of them before the point, rows learned then
 AGAIN = 0.64  # where on its cosine the learning rate goes on: 0.3 of that at the start
-# Five colours; paddles move by up to 24 rows a step, and what is not the background fills fewer than 112 cells.
-PONG = VideoConfig(colours=5, reach=(6, 3), sources=112, learn_termination=True)
+# Five colours; paddles move by up to 24 rows a step, two by two; what is not the background fills fewer than 112 cells.
+PONG = VideoConfig(colours=5, reach=((6, 0), (2, 3)), grain=2, sources=112, learn_termination=True)
 SAVE_EVERY = 300.0  # seconds
 
 

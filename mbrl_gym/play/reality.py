@@ -1,6 +1,5 @@
 """The real environment beside the dream: made as the model knew it, with what a belief is formed from."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from mbrl_gym.envs.recent import Recent
 from mbrl_gym.envs.rendering import make_renderer
 from mbrl_gym.store import StoredModel
 from mbrl_gym.wrappers.atari import AtariSettings, make_atari
@@ -70,9 +70,8 @@ class Reality:
 
     def __init__(self, env: gym.Env[Any, Any], real_id: str | None, context: int, seed: int | None = None) -> None:
         self._env, self._context, self._seed = env, context, seed
+        self._recent = Recent(context)
         self._renderer = make_renderer(real_id, env.observation_space)
-        self._seen: deque[Any] = deque(maxlen=context)  # the real observations that a belief is formed from
-        self._taken: deque[Any] = deque(maxlen=context)  # the action after each
         self.ended, self.total = "", 0.0
 
     def begin(self, idle: Callable[[int], Any]) -> None:
@@ -85,12 +84,12 @@ class Reality:
             obs, _ = self._env.reset(seed=self._seed)
             self._seed = None  # later episodes go on from the first one's random numbers
             self.ended, self.total = "", 0.0
-            self._seen.clear()
-            self._taken.clear()
-            self._seen.append(obs)
+            self._recent.begin(obs)
             self._renderer.begin(obs)
-            while len(self._seen) < self._context and not self.ended:
-                self.step(idle(len(self._taken)))
+            waited = 0
+            while not self._recent.enough and not self.ended:
+                self.step(idle(waited))
+                waited += 1
             if not self.ended:
                 return
         raise NoRealityError(f"no real episode lasted the {self._context} steps that the model needs to form a belief")
@@ -100,22 +99,13 @@ class Reality:
         obs, reward, terminated, truncated, _ = self._env.step(action)
         self.total += float(reward)
         self.ended = "terminated" if terminated else "time limit" if truncated else ""
-        self._seen.append(obs)
-        self._taken.append(action)
+        self._recent.add(action, obs)
         self._renderer.follow(obs, action, float(reward))
         return float(reward)
 
     def recent(self) -> dict[str, Any]:
         """Return the options with which a learned environment's reset forms the belief that reality is in."""
-        seen = list(self._seen)
-        if isinstance(seen[0], dict):
-            options: dict[str, Any] = {"start": {key: np.stack([obs[key] for obs in seen]) for key in seen[0]}}
-        else:
-            options = {"start": np.stack(seen)}
-        if len(seen) > 1:
-            taken = [np.asarray(action) for action in list(self._taken)[-(len(seen) - 1) :]]
-            options["action"] = np.stack([*taken, taken[-1]])  # the last one is unused
-        return options
+        return self._recent.options()
 
     def draw(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return the picture [height, width, 3] of the latest step."""

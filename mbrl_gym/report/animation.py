@@ -1,6 +1,5 @@
 """A short animation of dream beside reality: the same start, the same actions, drawn by the same renderer."""
 
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mbrl_gym.data import Predict
+from mbrl_gym.envs.recent import Recent
 from mbrl_gym.envs.rendering import Renderer, make_renderer
 from mbrl_gym.envs.single import LearnedEnv
 
@@ -72,9 +72,7 @@ class _Pair:
         self._predict, self._real, self._dream = predict, real, dream
         self._real_renderer, self._dream_renderer = renderers
         self._seed, self._size = seed, size
-        context = dream.model.context
-        self._seen: deque[Any] = deque(maxlen=context)  # the real observations that a belief is formed from
-        self._taken: deque[Any] = deque(maxlen=context)  # the action after each
+        self._recent = Recent(dream.model.context)
         self._memory: Any = None
         self._begins = True
 
@@ -98,42 +96,31 @@ class _Pair:
 
     def _restart(self) -> None:
         """Begin a real episode, far enough into it that a belief can be formed."""
-        context = self._dream.model.context
         for _ in range(100):
             self._obs, _ = self._real.reset(seed=self._seed)
             self._seed += 1
             self._memory, self._begins = None, True
-            self._seen.clear()
-            self._taken.clear()
-            self._seen.append(self._obs)
+            self._recent.begin(self._obs)
             self._real_renderer.begin(self._obs)
-            while len(self._seen) < context:
+            while not self._recent.enough:
                 obs, reward, ended, action = self._step()
                 self._real_renderer.follow(obs, action, reward)
                 if ended:
                     break
             else:
                 return
+        context = self._dream.model.context
         raise ValueError(f"real must have episodes of at least {context} steps for this model to form a belief")
 
     def _step(self) -> tuple[Any, float, bool, Any]:
         action, self._memory = self._predict(self._obs, self._memory, np.array([self._begins]), True)
         self._obs, reward, terminated, truncated, _ = self._real.step(action)
         self._begins = False
-        self._seen.append(self._obs)
-        self._taken.append(action)
+        self._recent.add(action, self._obs)
         return self._obs, float(reward), terminated or truncated, action
 
     def _synchronise(self) -> None:
-        seen = list(self._seen)
-        start = (
-            {k: np.stack([obs[k] for obs in seen]) for k in seen[0]} if isinstance(seen[0], dict) else np.stack(seen)
-        )
-        options = {"start": start}
-        if len(seen) > 1:
-            taken = list(self._taken)[-(len(seen) - 1) :]
-            options["action"] = np.stack([*taken, np.zeros_like(taken[-1])])
-        obs, _ = self._dream.reset(seed=self._seed, options=options)
+        obs, _ = self._dream.reset(seed=self._seed, options=self._recent.options())
         self._dream_renderer.begin(obs)
 
     def _picture(self, step: int, behind: int, reward: float, dreamt_reward: float) -> Image.Image:

@@ -469,6 +469,14 @@ def test_the_published_numbers_are_whole():
         Dreamer("MlpPolicy", "CartPole-v1", version=version, preset="paper", device="cpu")
 
 
+def test_what_the_cpu_preset_of_version_1_needs_for_few_numbers():
+    """Each was found by a failure on Pendulum-v1; agents/dreamer_presets.py and rssm_config.py say which."""
+    published, found = (PRESETS[name](1, None) for name in ("paper", "cpu"))
+    assert (published.model.free_nats, published.model.dynamics_scale, published.behavior.slow_target) == (3, 1, False)
+    assert (found.model.free_nats, found.model.dynamics_scale, found.model.representation_scale) == (0, 0.01, 0.01)
+    assert (found.behavior.slow_target, found.behavior.slow_rate, found.behavior.slow_every) == (True, 1.0, 100)
+
+
 def test_a_replay_that_does_not_fit_names_buffer_size(monkeypatch):
     monkeypatch.setattr("mbrl_gym._ring.available_memory", lambda: 10**5)
     said = r"buffer_size must be so many rows as fit into the memory, got 500000: .* GB are needed .*are available; "

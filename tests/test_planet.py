@@ -85,6 +85,10 @@ def test_the_presets_are_whole():
     published = PRESETS["paper"]()
     assert (published.planner.candidates, published.planner.elites, published.planner.iterations) == (1000, 100, 10)
     assert (published.model.reward_scale, published.model.free_nats, published.model.activation) == (10.0, 3.0, "relu")
+    assert published.planner.bounds == "clipped"
+    small = PRESETS["cpu"]()
+    assert (small.model.reward_scale, small.model.free_nats, small.model.dynamics_scale) == (1.0, 0.0, 0.01)
+    assert (small.planner.bounds, small.planner.candidates) == ("clipped", 100)
     PlaNet("MlpPolicy", "Pendulum-v1", preset="paper", device="cpu")
 
 

@@ -179,13 +179,13 @@ class CellCopies(nn.Module):
         super().__init__()
         self.cells, self.patch, self.grain = cells, patch, grain
         self.grains, self.sources = patch[0] // grain, min(sources, cells[0] * cells[1])
-        shifts = [
-            torch.cartesian_prod(
-                torch.arange(-down * self.grains, down * self.grains + 1), torch.arange(-aside, aside + 1)
-            )
+        shifts = {
+            (row, column)
             for down, aside in reach
-        ]
-        self.register_buffer("shifts", torch.cat(shifts).unique(dim=0), persistent=False)
+            for row in range(-down * self.grains, down * self.grains + 1)
+            for column in range(-aside, aside + 1)
+        }
+        self.register_buffer("shifts", torch.tensor(sorted(shifts)), persistent=False)
         self.register_buffer("offsets", self._offsets(), persistent=False)
         self.choice = nn.Linear(channels, len(self.shifts) + 1)  # the last: nowhere
         self.match = nn.Parameter(torch.tensor(MATCH))

@@ -259,7 +259,7 @@ def test_things_go_on_by_parts_of_a_cell() -> None:
         assert torch.equal(model.decode(after) == BALL, falls[:, 4] == BALL) == right
 
 
-def test_version_1_had_one_reach() -> None:
+def test_the_first_models_had_one_reach() -> None:
     assert VideoConfig(reach=[2, 3]) == VideoConfig(reach=((2, 3),))  # type: ignore[arg-type]
 
 
@@ -522,6 +522,7 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
     [
         ({"patch": (13, 3)}, r"patch must fit into the picture's 12 x 12 pixels, got \(13, 3\)"),
         ({"reach": ((1, -1),)}, r"reach must be pairs of numbers of cells, at least 0, got \(\(1, -1\),\)"),
+        ({"reach": ()}, r"reach must be pairs of numbers of cells, at least 0, got \(\(\),\)"),
         ({"grain": 2}, "grain must divide the patch's height of 3 rows, got 2"),
         ({"sources": 0}, "sources must be at least 1"),
         ({"patch": (0, 3)}, "patch must be a height and a width of at least 1"),

@@ -57,8 +57,8 @@ class VideoConfig:
     def __post_init__(self) -> None:
         for name in ("patch", "channels"):  # JSON brings lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        pairs = self.reach if isinstance(self.reach[0], tuple | list) else (self.reach,)  # version 1 had one pair
-        object.__setattr__(self, "reach", tuple(tuple(pair) for pair in pairs))
+        one = all(isinstance(cells, int) for cells in self.reach)  # as the first models had
+        object.__setattr__(self, "reach", tuple(tuple(pair) for pair in ((self.reach,) if one else self.reach)))
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise ValueError(f"patch must be a height and a width of at least 1, got {self.patch}")
         if len(self.channels) < 2 or min(self.channels) < 1:

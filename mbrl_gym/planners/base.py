@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbrl_gym.model import State, WorldModel, trajectory_return
-from mbrl_gym.planners.sequences import sequences_for
+from mbrl_gym.planners.sequences import Sequences, sequences_for
 from mbrl_gym.spaces import ActionCodec
 from mbrl_gym.tensors import TensorStruct
 
@@ -74,9 +74,13 @@ class Planner(ABC, Generic[Carry]):
                 "use CEM, which plans in discrete spaces too"
             )
         self.action_codec = action_codec
-        self.sequences = sequences_for(action_codec)
         self.config = config
+        self.sequences = self._sequences(action_codec)
         self.terminal_value = terminal_value
+
+    def _sequences(self, codec: ActionCodec) -> Sequences:
+        """Return what candidates are drawn from."""
+        return sequences_for(codec)
 
     @property
     @abstractmethod

@@ -1,15 +1,13 @@
 """CEM: the cross-entropy method of PETS, and its counterpart for discrete actions."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mbrl_gym.model import State, WorldModel
 from mbrl_gym.planners.base import Plan, Planner, check_count, check_range, check_rollouts
-from mbrl_gym.planners.sequences import best_candidates, moments, sequences_for, shift
+from mbrl_gym.planners.sequences import Sequences, best_candidates, moments, sequences_for, shift
 from mbrl_gym.spaces import ActionCodec
 from mbrl_gym.tensors import TensorStruct
 
@@ -88,14 +86,8 @@ class CEM(Planner[CEMCarry]):
     config_class = CEMConfig
     config: CEMConfig
 
-    def __init__(
-        self,
-        action_codec: ActionCodec,
-        config: CEMConfig | None = None,
-        terminal_value: Callable[[Any], Tensor] | None = None,
-    ) -> None:
-        super().__init__(action_codec, config, terminal_value)
-        self.sequences = sequences_for(action_codec, clipped=self.config.bounds == "clipped")
+    def _sequences(self, codec: ActionCodec) -> Sequences:
+        return sequences_for(codec, clipped=self.config.bounds == "clipped")
 
     @property
     def imagined_steps(self) -> int:

@@ -118,7 +118,8 @@ def cpu(version: int, size: str | None) -> DreamerPreset:
     model = replace(model, **FEW_NUMBERS) if version == 1 else replace(model, stoch=16, classes=16)
     behavior = replace(found.behavior, units=128, actor_layers=2, critic_layers=2)
     if version == 1:  # as version 2: at these rates V1's own critic as its target went up and down
-        behavior = replace(behavior, slow_target=True, slow_rate=_V2.behavior.slow_rate, slow_every=100)
+        slow = _V2.behavior
+        behavior = replace(behavior, slow_target=True, slow_rate=slow.slow_rate, slow_every=slow.slow_every)
     rates = replace(found.optimizer, learning_rate=1e-3, actor_learning_rate=3e-4, critic_learning_rate=3e-4)
     return replace(found, model=model, behavior=behavior, optimizer=rates, **small)  # type: ignore[arg-type]
 

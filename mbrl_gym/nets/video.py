@@ -166,6 +166,7 @@ class CellCopies(nn.Module):
 
     shifts: Tensor  # [D, 2], downwards in grains, sideways in cells
     offsets: Tensor  # [grains of a cell, P], where a cell's pixels are, so many grains on
+    from_grains: Tensor  # [grains of a cell, h * w, P], the pixels of cells that begin there; the last row wraps
 
     def __init__(
         self,
@@ -187,6 +188,9 @@ class CellCopies(nn.Module):
         }
         self.register_buffer("shifts", torch.tensor(sorted(shifts)), persistent=False)
         self.register_buffer("offsets", self._offsets(), persistent=False)
+        begins = torch.arange(cells[0] * cells[1])[:, None] * (patch[0] * patch[1])
+        from_grains = (self.offsets[:, None] + begins) % (cells[0] * cells[1] * patch[0] * patch[1])
+        self.register_buffer("from_grains", from_grains, persistent=False)
         self.choice = nn.Linear(channels, len(self.shifts) + 1)  # the last: nowhere
         self.match = nn.Parameter(torch.tensor(MATCH))
         nn.init.zeros_(self.choice.weight)
@@ -239,9 +243,7 @@ class CellCopies(nn.Module):
         """Return pictures [..., h * w, P] as cells that begin at each grain [..., grains * h * w, P]."""
         if self.grains == 1:
             return pictures
-        flat, cells = pictures.flatten(-2), torch.arange(pictures.shape[-2], device=pictures.device)
-        index = (self.offsets[:, None] + (cells * pictures.shape[-1])[:, None]) % flat.shape[-1]  # the last row wraps
-        return flat[..., index].flatten(-3, -2)
+        return pictures.flatten(-2)[..., self.from_grains].flatten(-3, -2)
 
     def _alike(self, source: Tensor, shown: Tensor, before: Tensor, usual: Tensor) -> Tensor:
         """Return [B, S, D]: of the pixels off the background, now or one shift back in the picture before, the share

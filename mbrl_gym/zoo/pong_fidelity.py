@@ -14,7 +14,7 @@ from mbrl_gym.envs.vector import LearnedVectorEnv
 from mbrl_gym.models.video import VideoModel
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.start_states import StartStates
-from mbrl_gym.zoo.pong import Policy, Random, Sweep, ball, follow, make_real, paddle, still
+from mbrl_gym.zoo.pong import Policy, Random, Screens, Sweep, ball, follow, make_real, paddle, still
 
 
 @dataclass(frozen=True)
@@ -113,38 +113,51 @@ class _Count:
         self.longest = max(self.longest, int(self.now.max()))
 
 
+class _Watch:
+    """What is missing on the screens of games that are played at once, and for how long."""
+
+    def __init__(self, games: int) -> None:
+        self.games, self.steps, self.total = games, 0, 0.0
+        self.ball, self.paddle, self.change = (_Count(games) for _ in range(3))
+
+    def add(self, before: Screens, screens: Screens, reward: float) -> None:
+        """Take note of a step to ``screens`` [games, 210, 160] and its rewards, summed over games."""
+        self.steps += 1
+        self.total += reward
+        self.ball.add(np.isnan(ball(screens)[:, 0]))
+        self.paddle.add(np.isnan(paddle(screens)))
+        self.change.add((screens == before).all((1, 2)))
+
+    def played(self) -> Played:
+        """Return what was met."""
+        steps = self.steps * self.games
+        return Played(steps, self.total / steps, self.ball.longest, self.paddle.longest, self.change.longest)
+
+
 def play_dream(model: VideoModel, starts: StartStates, policy: Policy, steps: int, games: int, seed: int) -> Played:
     """Return what ``policy`` meets in ``games`` dreams of ``steps`` steps each, never restarted."""
-    env = LearnedVectorEnv(model, starts, games, horizon=steps + 1)
+    env, watch = LearnedVectorEnv(model, starts, games, horizon=steps + 1), _Watch(games)
     screens = env.reset(seed=seed)[0].reshape(games, 210, 160)
-    total, gone, unarmed, same = 0.0, _Count(games), _Count(games), _Count(games)
     for _ in range(steps):
         before = screens
         obs, reward, *_ = env.step(policy(screens))
         screens = obs.reshape(games, 210, 160)
-        total += float(reward.sum())
-        gone.add(np.isnan(ball(screens)[:, 0]))
-        unarmed.add(np.isnan(paddle(screens)))
-        same.add((screens == before).all((1, 2)))
-    return Played(steps * games, total / (steps * games), gone.longest, unarmed.longest, same.longest)
+        watch.add(before, screens, float(reward.sum()))
+    return watch.played()
 
 
 def play_real(policy: Policy, steps: int, seed: int) -> Played:
     """Return what ``policy`` meets in the real game."""
-    env = make_real()
+    env, watch = make_real(), _Watch(1)
     obs, _ = env.reset(seed=seed)
-    total, gone, unarmed, same = 0.0, _Count(1), _Count(1), _Count(1)
     for _ in range(steps):
         before = obs
         obs, reward, terminated, truncated, _ = env.step(int(policy(obs)[0]))
-        total += float(reward)
         if terminated or truncated:
             obs, _ = env.reset()
-        gone.add(np.isnan(ball(obs)[:, 0]))
-        unarmed.add(np.isnan(paddle(obs)))
-        same.add((obs == before).all((1, 2)))
+        watch.add(before, obs, float(reward))
     env.close()
-    return Played(steps, total / steps, gone.longest, unarmed.longest, same.longest)
+    return watch.played()
 
 
 def fidelity(

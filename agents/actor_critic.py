@@ -125,12 +125,14 @@ class Dream:
         action: [N, H + 1, A], chosen in these states.
         reward: [N, H + 1], arrives with the state.
         continuation: [N, H + 1] in [0, 1], how surely the episode goes on in the state.
+        products: [N, H + 1, units] of the actor's first layer, which chose the actions; None: take them again.
     """
 
     features: Tensor
     action: Tensor
     reward: Tensor
     continuation: Tensor
+    products: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,16 @@ class ActorCritic(nn.Module):
         """Return the distribution over encoded actions in states [..., F]."""
         return action_distribution(self.codec, self.actor(features), self.config.actor, self.config.unimix)
 
+    def _policy_of(self, features: Tensor, products: Tensor | None) -> ActionDistribution:
+        """Return the distribution in states [..., F], of which the first layer's products may be known."""
+        if products is None:
+            return self.policy(features)
+        return self.policy_onward(self.actor.known(features, products))
+
+    def policy_onward(self, products: Tensor) -> ActionDistribution:
+        """Return the distribution over encoded actions that the actor's first products [..., units] lead to."""
+        return action_distribution(self.codec, self.actor.onward(products), self.config.actor, self.config.unimix)
+
     def value(self, features: Tensor) -> Value:
         """Return the critic's values of states [..., F]."""
         return Value(self.critic(features), self.bins)
@@ -214,15 +226,17 @@ class ActorCritic(nn.Module):
         weight = _weights(dream.continuation.detach(), config.discount)[:, :-1]
         self.return_scale.update(returns)
         scale = self.return_scale.scale if config.normalize_returns else torch.ones_like(self.return_scale.scale)
-        policy = self.policy(states[:, :-1])
+        policy = self._policy_of(
+            states, dream.products
+        )  # of the last state, too: to leave it out would copy all others
         score = torch.zeros_like(returns)
         if config.reinforce:
             advantage = (returns.detach() - baseline[:, :-1]) / scale
-            score = policy.log_prob(dream.action[:, :-1].detach()) * advantage
+            score = policy.log_prob(dream.action.detach())[:, :-1] * advantage
         gain = config.reinforce * score
         if through:
             gain = gain + (1 - config.reinforce) * returns / scale
-        entropy = policy.entropy() if config.entropy_scale else torch.zeros_like(returns)
+        entropy = policy.entropy()[:, :-1] if config.entropy_scale else torch.zeros_like(returns)
         actor = -(weight * (gain + config.entropy_scale * entropy)).mean()
         critic = (weight * self._value_loss(value.rows(slice(0, -1)), slow.rows(slice(0, -1)), returns)).mean()
         terms = {

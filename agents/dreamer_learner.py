@@ -7,7 +7,7 @@ from mbrl_gym.agents.actor_critic import ActorCritic, Dream
 from mbrl_gym.agents.model_learner import ModelLearner, OptimizerConfig, learned_rows, model_terms
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.rssm import RSSM, RSSMState
-from mbrl_gym.nets.precision import mixed_precision, rounded
+from mbrl_gym.nets.precision import mixed_precision
 
 
 class DreamerLearner(ModelLearner):
@@ -69,12 +69,15 @@ class DreamerLearner(ModelLearner):
                 p.requires_grad_(True)
 
     def _dream(self, start: RSSMState) -> Dream:
-        behavior = self.behavior
-        features, action = self.model.rollout(
-            start, lambda features: behavior.policy(features.detach()).sample(), behavior.config.horizon
-        )
-        features = rounded(features)
-        return Dream(features, action, self.model.reward(features), self.model.continuation(features))
+        behavior, products = self.behavior, []
+
+        def act(features: Tensor) -> Tensor:
+            products.append(behavior.actor.products(features.detach()))
+            return behavior.policy_onward(products[-1]).sample()
+
+        features, action = self.model.rollout(start, act, behavior.config.horizon)
+        reward, continuation = self.model.reward(features), self.model.continuation(features)
+        return Dream(features, action, reward, continuation, torch.stack([x.detach() for x in products], 1))
 
     def _replay_loss(self, batch: SequenceBatch, states: RSSMState, rows: slice, returns: Tensor) -> Tensor | None:
         """Return the critic's loss on real rows, whose returns rest on those of imagination [B * T, H]."""

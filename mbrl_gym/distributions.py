@@ -136,7 +136,7 @@ class UnimixCategorical:
         return UnimixCategorical(self._logits.detach(), self._unimix)
 
     def _straight_through(self, index: Tensor) -> Tensor:
-        one_hot = torch.nn.functional.one_hot(index, self.probabilities.shape[-1]).to(self.probabilities.dtype)
+        one_hot = torch.zeros_like(self.probabilities).scatter_(-1, index[..., None], 1.0)
         if not self.probabilities.requires_grad:
             return one_hot
         return one_hot + (self.probabilities - self.probabilities.detach())

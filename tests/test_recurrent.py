@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl_gym.nets.blocks import BlockLinear, Linear, RMSNorm
-from mbrl_gym.nets.recurrent import BlockGRUCell, GRUCell, LayerNormGRUCell
+from mbrl_gym.nets import blocks
+from mbrl_gym.nets.blocks import BlockLinear, Linear, RMSNorm, activated, by_block
+from mbrl_gym.nets.mlp import MLP
+from mbrl_gym.nets.recurrent import BlockGRUCell, GRUCell, LayerNormGRUCell, _BlockGates, _gru
 
 CELLS = [GRUCell, LayerNormGRUCell, BlockGRUCell]
 
@@ -156,3 +158,60 @@ def test_actions_are_embedded_for_all_steps_at_once(kind):
     cell = kind(3, 2, 16, 8)
     action = torch.randn(5, 7, 2)
     torch.testing.assert_close(cell.embed(action)[:, 3], cell.embed(action[:, 3]))
+
+
+def gradients_of(function, *inputs):
+    """Return what a function makes of copies of its inputs, and the gradients to them of an uneven sum of it."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    found = function(*leaves)
+    weights = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view(found.shape)
+    return found.detach(), *torch.autograd.grad((weights * found).sum(), leaves)
+
+
+def test_norm_and_silu_in_one_are_the_two(monkeypatch):
+    monkeypatch.setattr(blocks, "CACHED", 24)  # four rows at a time: the last time fewer
+    torch.manual_seed(0)
+    x, scale = 3 * torch.randn(2, 7, 6, dtype=torch.float64), torch.rand(6, dtype=torch.float64) + 0.5
+
+    def fused(x, scale):
+        return blocks._NormedSiLU.apply(x.flatten(0, 1), scale, 1e-4).view(x.shape)
+
+    def plain(x, scale):
+        return torch.nn.functional.silu(scale * x / (x.square().mean(-1, keepdim=True) + 1e-4).sqrt())
+
+    for found, wanted in zip(gradients_of(fused, x, scale), gradients_of(plain, x, scale), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_norm_and_activation_keep_shape_and_type(monkeypatch):
+    monkeypatch.setattr(blocks, "LARGE", 0)
+    norm, x = RMSNorm(6), torch.randn(2, 7, 6)
+    for activation in (torch.nn.SiLU(), torch.nn.ELU()):
+        torch.testing.assert_close(activated(x, norm, activation), activation(norm(x)))
+    low = activated(x.bfloat16(), norm, torch.nn.SiLU())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), torch.nn.functional.silu(norm(x)), atol=0.03, rtol=0.03)
+
+
+def test_gates_in_one_are_the_plain_ones(monkeypatch):
+    monkeypatch.setattr(blocks, "CACHED", 24)  # four rows at a time
+    torch.manual_seed(0)
+    deter, gates = torch.randn(7, 6, dtype=torch.float64), 2 * torch.randn(2, 7, 9, dtype=torch.float64)
+
+    def plain(deter, gates):
+        return _gru(by_block(deter, 2), *gates.chunk(3, -1)).transpose(0, 1).flatten(1)
+
+    for found, wanted in zip(
+        gradients_of(_BlockGates.apply, deter, gates), gradients_of(plain, deter, gates), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_known_products_leave_the_gradient_to_the_weights():
+    torch.manual_seed(0)
+    mlp, x = MLP(5, 8, 2, 3), torch.randn(4, 6, 5)
+    wanted = torch.autograd.grad(mlp(x).square().sum(), list(mlp.parameters()))
+    with torch.no_grad():
+        products = mlp.products(x)
+    onward = mlp.onward(mlp.known(x, products))
+    torch.testing.assert_close(torch.autograd.grad(onward.square().sum(), list(mlp.parameters())), wanted)

@@ -18,9 +18,9 @@ from mbrl_gym.model import ModelLoss, Prediction, WorldModel
 from mbrl_gym.models.overshooting import overshooting
 from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.models.rssm_observations import ObservationDecoder, ObservationEncoder, Senses
-from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
+from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm, activated
 from mbrl_gym.nets.mlp import MLP
-from mbrl_gym.nets.precision import mixed_precision
+from mbrl_gym.nets.precision import mixed_precision, rounded
 from mbrl_gym.spaces import Observation
 from mbrl_gym.tensors import TensorStruct
 
@@ -168,6 +168,7 @@ class RSSM(WorldModel[RSSMState]):
         """Return features [B, H + 1, F] and actions [B, H + 1, A] of ``horizon`` imagined steps, the start included.
 
         `imagine` without what nobody asked for: rewards and ends can be read from all features at once afterwards.
+        Features have the precision in which products read them.
 
         Args:
             start: beliefs [B].
@@ -176,13 +177,14 @@ class RSSM(WorldModel[RSSMState]):
             generator: source of the states' randomness.
         """
         noise = self.latent.noise((start.batch_size, horizon), self.device, generator)
-        deter, stoch = start.deter, start.stoch
-        features, actions = [torch.cat([deter, stoch], -1)], []
+        deter, stoch = start.deter, rounded(start.stoch)
+        features, actions = [torch.cat([rounded(deter), stoch], -1)], []
         for t in range(horizon):
             actions.append(act(features[-1]))
             deter = self.cell(deter, stoch, self.cell.embed(actions[-1]))
-            stoch = self.latent.sample(self.latent.dist(self.prior(deter)), noise[:, t])
-            features.append(torch.cat([deter, stoch], -1))
+            seen = rounded(deter)
+            stoch = rounded(self.latent.sample(self.latent.dist(self.prior(seen)), noise[:, t]))
+            features.append(torch.cat([seen, stoch], -1))
         actions.append(act(features[-1]))
         return torch.stack(features, 1), torch.stack(actions, 1)
 
@@ -281,7 +283,7 @@ class RSSM(WorldModel[RSSMState]):
     ) -> tuple[RSSMState, Tensor]:
         """Return the posterior belief [B] and what the network said of it [B, outputs]."""
         deter = self.cell(_masked(state.deter, is_first), _masked(state.stoch, is_first), embedded)
-        hidden = self.activation(self.posterior_norm(self.posterior_deter(deter) + token))
+        hidden = activated(self.posterior_deter(deter) + token, self.posterior_norm, self.activation)
         outputs: Tensor = self.posterior(hidden)
         return RSSMState(deter, self.latent.sample(self.latent.dist(outputs), noise)), outputs
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, pixel_shuffle
 
-from mbrl_gym.nets.blocks import ACTIVATIONS, BlockLinear, Linear, RMSNorm, truncated_
+from mbrl_gym.nets.blocks import ACTIVATIONS, BlockLinear, Linear, RMSNorm, activated, truncated_
 
 MULTIPLES = (2, 3, 4, 4)  # of the depth, by stage; source: danijar/dreamerv3 dreamerv3/rssm.py
 LEAST, MOST = 3, 16  # height and width of the innermost features
@@ -51,8 +51,7 @@ class _Normed(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.activation(self.norm(x.permute(0, 2, 3, 1)))
-        return found.permute(0, 3, 1, 2)
+        return activated(x.permute(0, 2, 3, 1), self.norm, self.activation).permute(0, 3, 1, 2)
 
 
 class PooledEncoder(nn.Module):

@@ -1,9 +1,29 @@
 """MLP: linear layers, each followed by a norm (or none) and an activation."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm
+from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm, activated
+from mbrl_gym.nets.precision import rounded
+
+
+class _Known(torch.autograd.Function):
+    """The products [..., out] of a linear layer and ``x`` [..., in], which were taken without a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, products: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.dtypes = weight.dtype, bias.dtype
+        return products.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        (x,) = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        weight, bias = gradient.to(x.dtype).t() @ x.flatten(0, -2), gradient.sum(0, dtype=ctx.dtypes[1])
+        return None, weight.to(ctx.dtypes[0]), bias, None
 
 
 class MLP(nn.Module):
@@ -36,6 +56,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.exact = exact
+        self._no_norm = nn.Identity()
         parts: list[nn.Module] = []
         for i in range(layers):
             parts.append(Linear(inputs if i == 0 else units, units))
@@ -48,10 +69,34 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., outputs]."""
-        if not self.exact:
-            found: Tensor = self.layers(x)
-            return found
-        hidden: Tensor = self.layers[:-1](x)
-        with torch.autocast(x.device.type, enabled=False):
-            outputs: Tensor = self.layers[-1](hidden.float())
-        return outputs
+        return self.onward(self.products(x))
+
+    def products(self, x: Tensor) -> Tensor:
+        """Return [..., units], what the first linear layer makes of ``x`` [..., inputs]."""
+        found: Tensor = self.layers[0](x)
+        return found
+
+    def known(self, x: Tensor, products: Tensor) -> Tensor:
+        """Return ``products``, which `products` made of ``x`` before, with the gradient to the weights that it lacked.
+
+        Args:
+            x: [..., inputs], to which no gradient goes.
+            products: [..., units].
+        """
+        first = self.layers[0]
+        found: Tensor = _Known.apply(rounded(x.detach()), first.weight, first.bias, products)  # type: ignore[no-untyped-call]
+        return found
+
+    def onward(self, products: Tensor) -> Tensor:
+        """Return [..., outputs] of what `products` returned."""
+        x, last = products, self.layers[-1]
+        norm: nn.Module = self._no_norm
+        for part in list(self.layers)[1:]:
+            if isinstance(part, RMSNorm):
+                norm = part
+            elif self.exact and part is last:
+                with torch.autocast(x.device.type, enabled=False):
+                    x = part(x.to(torch.promote_types(x.dtype, torch.float32)))
+            else:
+                x = part(x) if isinstance(part, nn.Linear) else activated(x, norm, part)
+        return x

@@ -7,12 +7,23 @@ Shapes: B batch, A encoded action, D deterministic state, S flat stochastic stat
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from mbrl_gym.nets.blocks import ACTIVATIONS, BlockLinear, Linear, RMSNorm, by_block, truncated_
+from mbrl_gym.nets.blocks import (
+    ACTIVATIONS,
+    BlockLinear,
+    Linear,
+    RMSNorm,
+    activated,
+    by_block,
+    cachefuls,
+    pays_at_once,
+    truncated_,
+)
+from mbrl_gym.nets.precision import rounded
 
 
 class Cell(nn.Module, ABC):
@@ -130,21 +141,68 @@ class BlockGRUCell(Cell):
         self.action_shared = nn.Parameter(truncated_(torch.empty(size, hidden), fan_in))
         self.norm = RMSNorm(size)
         self.gates = BlockLinear(size, 3 * size, blocks)
+        self.activation = nn.SiLU()
 
     def embed(self, action: Tensor) -> Tensor:
         """Return the action's part [..., D] of the layer into the blocks; actions beyond 1 count as 1."""
         action = action / action.detach().abs().clamp(min=1.0)
-        hidden = silu(self.action_norm(self.action_in(action)))
+        hidden = activated(self.action_in(action), self.action_norm, self.activation)
         return nn.functional.linear(hidden, self.action_shared)
 
     def forward(self, deter: Tensor, stoch: Tensor, embedded: Tensor) -> Tensor:
         """Return the next state [B, D]."""
-        seen = silu(self.deter_norm(self.deter_in(deter))), silu(self.stoch_norm(self.stoch_in(stoch)))
-        shared = nn.functional.linear(torch.cat(seen, -1), self.shared)
-        hidden = silu(self.norm(self.own(deter) + shared + embedded))
-        blocks = len(self.own.weight)
-        reset, candidate, update = self.gates.by_block(hidden).float().chunk(3, -1)  # [G, B, D / G] each
-        return _gru(by_block(deter, blocks), reset, candidate, update).transpose(0, 1).flatten(1)
+        seen, act = rounded(deter), self.activation
+        of_deter = activated(self.deter_in(seen), self.deter_norm, act)
+        of_stoch = activated(self.stoch_in(stoch), self.stoch_norm, act)
+        shared = nn.functional.linear(torch.cat([of_deter, of_stoch], -1), self.shared)
+        hidden = activated(self.own(seen) + shared + embedded, self.norm, act)
+        gates = self.gates.by_block(hidden)
+        if pays_at_once(deter):
+            found: Tensor = _BlockGates.apply(deter, gates)  # type: ignore[no-untyped-call]
+            return found
+        reset, candidate, update = gates.float().chunk(3, -1)  # [G, B, D / G] each
+        return _gru(by_block(deter, len(gates)), reset, candidate, update).transpose(0, 1).flatten(1)
+
+
+class _BlockGates(torch.autograd.Function):
+    """`_gru` of a state [B, D] and the gates [G, B, 3 D / G] as one operation, a cacheful of rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, deter: Tensor, gates: Tensor) -> Tensor:
+        out = torch.empty_like(deter)
+        before, after = by_block(deter, len(gates)), by_block(out, len(gates))
+        for rows in cachefuls(deter):
+            _, _, candidate, update = _BlockGates._parts(gates[:, rows])
+            torch.lerp(before[:, rows], candidate.to(deter.dtype), update.to(deter.dtype), out=after[:, rows])
+        ctx.save_for_backward(deter, gates)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        deter, gates = ctx.saved_tensors
+        of_deter, of_gates = torch.empty_like(deter), torch.empty_like(gates)
+        before, after, given = (by_block(x, len(gates)) for x in (deter, of_deter, gradients[0].contiguous()))
+        through = torch.ops.aten.sigmoid_backward
+        for rows in cachefuls(deter):
+            reset, raw, candidate, update = _BlockGates._parts(gates[:, rows])
+            to_reset, to_candidate, to_update = of_gates[:, rows].chunk(3, -1)
+            gradient = given[:, rows]
+            moved = gradient * update
+            torch.sub(gradient, moved, out=after[:, rows])
+            to_update.copy_(through(gradient * (candidate - before[:, rows]), update))
+            inner = moved.mul_(1 - candidate.square_())
+            to_candidate.copy_(inner * reset)
+            to_reset.copy_(through(inner.mul_(raw), reset))
+        return of_deter, of_gates
+
+    @staticmethod
+    def _parts(gates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the reset gate, the candidate before it, the candidate and the update gate, [G, B, D / G] each."""
+        kind = torch.promote_types(gates.dtype, torch.float32)
+        reset, raw, update = (x.to(kind) for x in gates.chunk(3, -1))
+        reset = reset.sigmoid()
+        candidate = (reset * raw).mul_(2).sigmoid_().mul_(2).sub_(1)
+        return reset, raw, candidate, (update - 1.0).sigmoid_()
 
 
 def _gru(deter: Tensor, reset: Tensor, candidate: Tensor, update: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def test_a_step_of_the_block_gru_is_the_references():
         "gates.weight": sines((blocks, 4, 12), 1),
         "own.bias": sines((16,), 2),
         "own.weight": shared[:, :4],
-        "shared": shared[:, 4:12].permute(0, 2, 1).reshape(size, 8),
+        "shared.weight": shared[:, 4:12].permute(0, 2, 1).reshape(size, 8),
         "action_shared": shared[:, 12:].permute(0, 2, 1).reshape(size, 4),
         "norm.scale": sines((16,), 4) + 1,
         "deter_in.bias": sines((4,), 5),
@@ -109,7 +109,7 @@ def test_the_block_grus_weights_begin_as_the_references_one_layer():
     cell = BlockGRUCell(32, 4, 512, 64, 8)
     wanted = 0.8796 * 1.1368 / (512 + 3 * 64 * 8) ** 0.5  # 0.8796: deviation of a normal truncated at two
     assert float(cell.own.weight.detach().std()) == pytest.approx(wanted, rel=0.02)
-    assert float(cell.shared.detach().std()) == pytest.approx(wanted, rel=0.02)
+    assert float(cell.shared.weight.detach().std()) == pytest.approx(wanted, rel=0.02)
     assert float(cell.action_shared.detach().std()) == pytest.approx(wanted, rel=0.02)
     assert float(cell.gates.weight.detach().std()) == pytest.approx(0.8796 * 1.1368 / 512**0.5, rel=0.02)
 

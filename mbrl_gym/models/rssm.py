@@ -19,6 +19,7 @@ from mbrl_gym.models.overshooting import overshooting
 from mbrl_gym.models.rssm_config import RSSMConfig
 from mbrl_gym.models.rssm_observations import ObservationDecoder, ObservationEncoder, Senses
 from mbrl_gym.nets.blocks import ACTIVATIONS, Linear, RMSNorm, activated
+from mbrl_gym.nets.deferred import scanning
 from mbrl_gym.nets.mlp import MLP
 from mbrl_gym.nets.precision import mixed_precision, rounded
 from mbrl_gym.spaces import Observation
@@ -271,10 +272,11 @@ class RSSM(WorldModel[RSSMState]):
         noise = self.latent.noise((count, length), self.device)
         state = self.initial(count) if start is None else start
         states, outputs = ([] if start is None else [start]), []
-        for t in range(len(states), length):
-            state, said = self._filter(state, embedded[:, t], tokens[:, t], is_first[:, t], noise[:, t])
-            states.append(state)
-            outputs.append(said)
+        with scanning(length, self.cell, self.posterior_deter, self.posterior):
+            for t in range(len(states), length):
+                state, said = self._filter(state, embedded[:, t], tokens[:, t], is_first[:, t], noise[:, t])
+                states.append(state)
+                outputs.append(said)
         deter = torch.stack([s.deter for s in states], 1)
         return RSSMState(deter, torch.stack([s.stoch for s in states], 1)), torch.stack(outputs, 1)
 

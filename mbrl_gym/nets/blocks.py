@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from mbrl_gym.nets.deferred import Scanned
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "elu": nn.ELU, "relu": nn.ReLU}
 CACHED = 131_072  # numbers that are worked on at a time where an operation goes over them more than once
 LARGE = 65_536  # numbers from which one operation in Python is faster than several of torch
@@ -23,23 +25,35 @@ def truncated_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tensor:
         return weight.mul_(TRUNCATION * math.sqrt(1 / fan_in) * scale)
 
 
-class Linear(nn.Linear):
+class Linear(nn.Linear, Scanned):
     """``nn.Linear`` that starts as the Dreamer's: truncated normal by the fan-in times ``scale``, biases zero.
 
     Args:
         inputs: features in.
         outputs: features out.
         scale: of the weights; 0 for heads that have to begin with the same output everywhere.
+        bias: whether there is one.
+        fan_in: what the initialisation counts; None: ``inputs``.
     """
 
-    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:
-        self._scale = scale
-        super().__init__(inputs, outputs)
+    def __init__(
+        self, inputs: int, outputs: int, scale: float = 1.0, bias: bool = True, fan_in: int | None = None
+    ) -> None:
+        self._scale, self._fan_in = scale, fan_in or inputs
+        super().__init__(inputs, outputs, bias)
 
     def reset_parameters(self) -> None:
         """Start anew."""
-        truncated_(self.weight, self.in_features, self._scale)
-        nn.init.zeros_(self.bias)
+        truncated_(self.weight, self._fan_in, self._scale)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., outputs]; [B, outputs] of [B, inputs] in a scan."""
+        if self.scan is None:
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias[None]
+        return torch.addmm(self.scan.offset(x, self.weight, bias, True), x, self.weight.detach().t())
 
 
 class RMSNorm(nn.Module):
@@ -121,7 +135,7 @@ def activated(x: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
     return found.view(x.shape)
 
 
-class BlockLinear(nn.Module):
+class BlockLinear(Scanned):
     """Maps each of G equal parts of the features by a matrix of its own; one batched product.
 
     Weights are stored as the product wants them, [G, in / G, out / G]. They start by the fan-in of the whole map, as in
@@ -152,7 +166,10 @@ class BlockLinear(nn.Module):
 
     def by_block(self, x: Tensor) -> Tensor:
         """Return the same as [G, B, out / G], as the product leaves it."""
-        return torch.baddbmm(self.bias.view(len(self.weight), 1, -1), by_block(x, len(self.weight)), self.weight)
+        bias, x = self.bias.view(len(self.weight), 1, -1), by_block(x, len(self.weight))
+        if self.scan is None:
+            return torch.baddbmm(bias, x, self.weight)
+        return torch.baddbmm(self.scan.offset(x, self.weight, bias, False), x, self.weight.detach())
 
 
 def by_block(x: Tensor, blocks: int) -> Tensor:

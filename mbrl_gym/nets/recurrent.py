@@ -137,7 +137,7 @@ class BlockGRUCell(Cell):
         self.action_in, self.action_norm = Linear(action, hidden), RMSNorm(hidden)
         fan_in = size + 3 * hidden * blocks  # of the reference's one block layer over state and inputs
         self.own = BlockLinear(size, size, blocks, fan_in)
-        self.shared = nn.Parameter(truncated_(torch.empty(size, 2 * hidden), fan_in))
+        self.shared = Linear(2 * hidden, size, bias=False, fan_in=fan_in)
         self.action_shared = nn.Parameter(truncated_(torch.empty(size, hidden), fan_in))
         self.norm = RMSNorm(size)
         self.gates = BlockLinear(size, 3 * size, blocks)
@@ -154,7 +154,7 @@ class BlockGRUCell(Cell):
         seen, act = rounded(deter), self.activation
         of_deter = activated(self.deter_in(seen), self.deter_norm, act)
         of_stoch = activated(self.stoch_in(stoch), self.stoch_norm, act)
-        shared = nn.functional.linear(torch.cat([of_deter, of_stoch], -1), self.shared)
+        shared = self.shared(torch.cat([of_deter, of_stoch], -1))
         hidden = activated(self.own(seen) + shared + embedded, self.norm, act)
         gates = self.gates.by_block(hidden)
         if pays_at_once(deter):

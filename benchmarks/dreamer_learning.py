@@ -3,11 +3,13 @@
     python benchmarks/dreamer_learning.py cartpole                 # DreamerV3, CartPole-v1, 10,000 real steps
     python benchmarks/dreamer_learning.py pendulum                 # DreamerV3, Pendulum-v1, 10,000 real steps
     python benchmarks/dreamer_learning.py pendulum --agent planet  # or dreamer1, dreamer2; 20,000 real steps
-    python benchmarks/dreamer_learning.py catch --steps 4000       # DreamerV3 from 64 x 64 pixels (catch_game.py)
+    python benchmarks/dreamer_learning.py catch --steps 8000       # DreamerV3 from 64 x 64 pixels (catch_game.py)
 
 All runs of an agent have the hyperparameters of its preset "cpu". The last policy is what counts, over 10 real episodes
 (100 of catch, beside 1,000 of random actions) without exploration. Results go to
-benchmarks/results/dreamer_AGENT_TASK.json; seeds that are there already stay. Run it with OMP_NUM_THREADS=1.
+benchmarks/results/dreamer_AGENT_TASK.json; seeds that are there already stay. Beside it, of catch, there is a picture
+for each seed: new games of a random player, what the model made of them once it had seen two steps, and the error. Run
+it with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -16,13 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import catch_game  # noqa: F401  registers Catch-v0
+import catch_game  # registers Catch-v0
 import gymnasium as gym
+import numpy as np
 from _learning import Episodes, Say, run_seeds
+from dyna_learning import RESULTS
+from PIL import Image
 
 from mbrl_gym.agents import Dreamer, PlaNet
 from mbrl_gym.agents.sequence_agent import SequenceAgent
-from mbrl_gym.report import random_policy, run_episodes
+from mbrl_gym.data import record
+from mbrl_gym.report import film_strip, open_loop_film, random_policy, run_episodes
 
 TASKS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "catch": "Catch-v0"}
 AGENTS: dict[str, tuple[Callable[..., SequenceAgent], dict[str, Any], int]] = {  # arguments, real steps
@@ -44,6 +50,8 @@ def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[s
     trained = time.process_time() - started
     real = gym.make(env)
     returns = run_episodes(agent.predict, real, 100 if sees else 10, 10_000 + seed)
+    if sees:
+        draw(agent, env, RESULTS / f"dreamer_{name}_catch_{seed}.png", 30_000 + seed)
     chance = run_episodes(random_policy(real.action_space, seed), real, 1000 if sees else 10, 20_000 + seed)
     return {
         "real_steps": agent.num_timesteps,
@@ -54,6 +62,15 @@ def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[s
         "evaluation": returns.to_json(),
         "random": chance.mean,
     }
+
+
+def draw(agent: SequenceAgent, env: str, path: Path, seed: int, games: int = 3) -> None:
+    """Write a picture of whole games, one below the other: what was, what the model says, the error (grey: none)."""
+    length = catch_game.CELLS
+    played = record(gym.make(env), steps=games * length, seed=seed)
+    windows = [played.gather(start[None], length) for start in played.windows(length)]
+    strips = [film_strip(open_loop_film(agent.model, window, 2)) for window in windows]
+    Image.fromarray(np.concatenate(strips)[..., 0]).save(path)
 
 
 def main() -> None:

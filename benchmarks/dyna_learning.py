@@ -106,7 +106,7 @@ def main() -> None:
 def _write(path: Path, task: str, runs: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {"mbrl_gym": mbrl_gym.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    command = f"python benchmarks/dyna_learning.py {task}"
+    command = " ".join(["python benchmarks/dyna_learning.py", task, "--seeds", *(str(run["seed"]) for run in runs)])
     means = [run["mean_return"] for run in runs]
     result = {
         "command": command,

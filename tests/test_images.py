@@ -223,7 +223,7 @@ def test_the_film_goes_to_tensorboard(tmp_path):
 
 
 def test_a_dreamer_that_sees_learns_to_turn_on_the_light():
-    """What the model imagines of each action, and what the actor makes of it, after 400 updates. Dreams are drawn: of 64 of them some err."""
+    """What the model imagines of each action, and what the actor makes of it, after 400 updates; some dreams err."""
     agent = Dreamer(
         "CnnPolicy", Blinking(), model_config=TINY, behavior_config=BehaviorConfig(units=16, horizon=5),
         optimizer_config=OptimizerConfig(learning_rate=3e-3, warmup=10), batch_size=8, batch_length=8, train_ratio=64.0,

@@ -226,9 +226,8 @@ class ActorCritic(nn.Module):
         weight = _weights(dream.continuation.detach(), config.discount)[:, :-1]
         self.return_scale.update(returns)
         scale = self.return_scale.scale if config.normalize_returns else torch.ones_like(self.return_scale.scale)
-        policy = self._policy_of(
-            states, dream.products
-        )  # of the last state, too: to leave it out would copy all others
+        # Of the last state, too: to leave it out would copy all others.
+        policy = self._policy_of(states, dream.products)
         score = torch.zeros_like(returns)
         if config.reinforce:
             advantage = (returns.detach() - baseline[:, :-1]) / scale

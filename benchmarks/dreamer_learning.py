@@ -39,8 +39,8 @@ AGENTS: dict[str, tuple[Callable[..., SequenceAgent], dict[str, Any], int]] = { 
 }
 
 
-def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[str, Any]:
-    """Return the run of one seed."""
+def train(name: str, env: str, steps: int | None, seed: int, folder: Path, say: Say) -> dict[str, Any]:
+    """Return the run of one seed; what there is to see goes to ``folder``."""
     started = time.process_time()
     make, arguments, usual = AGENTS[name]
     sees = env == "Catch-v0"
@@ -51,7 +51,7 @@ def train(name: str, env: str, steps: int | None, seed: int, say: Say) -> dict[s
     real = gym.make(env)
     returns = run_episodes(agent.predict, real, 100 if sees else 10, 10_000 + seed)
     if sees:
-        draw(agent, env, RESULTS / f"dreamer_{name}_catch_{seed}.png", 30_000 + seed)
+        draw(agent, env, folder / f"dreamer_{name}_catch_{seed}.png", 30_000 + seed)
     chance = run_episodes(random_policy(real.action_space, seed), real, 1000 if sees else 10, 20_000 + seed)
     return {
         "real_steps": agent.num_timesteps,
@@ -70,6 +70,7 @@ def draw(agent: SequenceAgent, env: str, path: Path, seed: int, games: int = 3) 
     played = record(gym.make(env), steps=games * length, seed=seed)
     windows = [played.gather(start[None], length) for start in played.windows(length)]
     strips = [film_strip(open_loop_film(agent.model, window, 2)) for window in windows]
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(strips)[..., 0]).save(path)
 
 
@@ -81,13 +82,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/dreamer_AGENT_TASK.json)")
     arguments = parser.parse_args()
-    env = TASKS[arguments.task]
+    env, folder = TASKS[arguments.task], arguments.out.parent if arguments.out else RESULTS
     run_seeds(
         "dreamer_learning.py",
         "dreamer",
         arguments,
         f"{arguments.agent}_{arguments.task}",
-        lambda seed, say: train(arguments.agent, env, arguments.steps, seed, say),
+        lambda seed, say: train(arguments.agent, env, arguments.steps, seed, folder, say),
     )
 
 

@@ -2,7 +2,7 @@
 
 Autograd takes the gradient to a layer's weights anew in each step: a product of few rows into a whole matrix, which is
 then added to the sum so far. Here the inputs and the outputs' gradients of all steps are laid side by side, and one
-product does what many did.
+product does what many did: in bfloat16 where `mixed_precision` has it so for that many rows.
 """
 
 from collections.abc import Iterator

@@ -263,18 +263,18 @@ class RSSM(WorldModel[RSSMState]):
         """Return beliefs [B, T] and the posterior's outputs [B, T or T - 1, ...]; one loop over time, little inside."""
         count, length = batch.reward.shape
         with mixed_precision(self.device, count * length):
-            tokens = self.posterior_token(self.encoder(batch.obs, (count, length))).float()  # [B, T, H]
+            tokens = self.posterior_token(self.encoder(batch.obs, (count, length))).float().unbind(1)  # T of [B, H]
         is_first = batch.is_first.clone()
         if start is None:
             is_first[:, 0] = True
         before = torch.cat([torch.zeros_like(batch.action[:, :1]), batch.action[:, :-1]], 1)
-        embedded = self.cell.embed(_masked(before, is_first))
+        embedded = self.cell.embed(_masked(before, is_first)).unbind(1)  # whose gradients are then laid side by side
         noise = self.latent.noise((count, length), self.device)
         state = self.initial(count) if start is None else start
         states, outputs = ([] if start is None else [start]), []
         with scanning(length, self.cell, self.posterior_deter, self.posterior):
             for t in range(len(states), length):
-                state, said = self._filter(state, embedded[:, t], tokens[:, t], is_first[:, t], noise[:, t])
+                state, said = self._filter(state, embedded[t], tokens[t], is_first[:, t], noise[:, t])
                 states.append(state)
                 outputs.append(said)
         deter = torch.stack([s.deter for s in states], 1)

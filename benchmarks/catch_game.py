@@ -59,14 +59,14 @@ gym.register("Catch-v0", Catch)
 class CatchScreen(gym.Env[np.ndarray[Any, Any], np.int64]):
     """The game on a screen like those of ALE: ten balls, with drift and rebounds; 1 for each caught, -1 for each not.
 
-    Observations are grey screens of 210 x 160, [1, 210, 160] uint8. The ball (4 x 4 pixels) begins anywhere in the top
-    and falls by 8 a step while it drifts by up to 4 sideways; the paddle (16 x 4) moves by 8, left, not or right.
+    Observations are grey screens of 210 x 160, [1, 210, 160] uint8. The ball (8 x 8 pixels) begins anywhere in the top
+    and falls by 16 a step while it drifts by 8 sideways or not; the paddle (24 x 8) moves by 16, left, not or right.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
     observation_space = spaces.Box(0, 255, (1, 210, 160), np.uint8)
     action_space = spaces.Discrete(3)
-    TOP, FLOOR, WIDTH, BALLS = 26, 186, 160, 10
+    TOP, FLOOR, WIDTH, BALLS, BALL, PADDLE = 24, 184, 160, 10, 8, 24
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
@@ -75,21 +75,21 @@ class CatchScreen(gym.Env[np.ndarray[Any, Any], np.int64]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Put the paddle into the middle and drop the first ball."""
         super().reset(seed=seed)
-        self.paddle, self._left = 72, self.BALLS
+        self.paddle, self._left = 64, self.BALLS
         self._drop()
         return self._picture(), {}
 
     def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Move the paddle and the ball."""
-        self.paddle = int(np.clip(self.paddle + 8 * (int(action) - 1), 0, self.WIDTH - 16))
-        row, column = self.ball[0] + 8, self.ball[1] + self.drift
-        if not 0 <= column <= self.WIDTH - 4:
+        self.paddle = int(np.clip(self.paddle + 16 * (int(action) - 1), 0, self.WIDTH - self.PADDLE))
+        row, column = self.ball[0] + 16, self.ball[1] + self.drift
+        if not 0 <= column <= self.WIDTH - self.BALL:
             self.drift = -self.drift
-            column = int(np.clip(column, 0, self.WIDTH - 4))
+            column = int(np.clip(column, 0, self.WIDTH - self.BALL))
         self.ball = row, column
         reward = 0.0
-        if row >= self.FLOOR - 4:
-            reward = 1.0 if -4 < column - self.paddle < 16 else -1.0
+        if row >= self.FLOOR - self.BALL:
+            reward = 1.0 if -self.BALL < column - self.paddle < self.PADDLE else -1.0
             self._left -= 1
             self._drop()
         return self._picture(), reward, self._left == 0, False, {}
@@ -99,22 +99,22 @@ class CatchScreen(gym.Env[np.ndarray[Any, Any], np.int64]):
         return self._picture()[0, :, :, None].repeat(3, -1)
 
     def _drop(self) -> None:
-        self.ball = self.TOP, 4 * int(self.np_random.integers(self.WIDTH // 4))
-        self.drift = int(self.np_random.choice([-4, 0, 4]))
+        self.ball = self.TOP, self.BALL * int(self.np_random.integers(self.WIDTH // self.BALL))
+        self.drift = int(self.np_random.choice([-8, 0, 8]))
 
     def _picture(self) -> np.ndarray[Any, Any]:
-        screen = np.full((1, 210, 160), 87, np.uint8)
-        screen[0, 10:20] = screen[0, 190:] = 147
+        screen = np.zeros((1, 210, 160), np.uint8)
+        screen[0, 8:24] = screen[0, 192:200] = 142
         (row, column), paddle = self.ball, self.paddle
-        screen[0, row : row + 4, column : column + 4] = 236
-        screen[0, self.FLOOR : self.FLOOR + 4, paddle : paddle + 16] = 92
+        screen[0, row : row + self.BALL, column : column + self.BALL] = 236
+        screen[0, self.FLOOR : self.FLOOR + 8, paddle : paddle + self.PADDLE] = 200
         return screen
 
 
 def catcher(env: CatchScreen) -> np.int64:
-    """Return the action of a player that keeps the paddle under the ball."""
-    gap = env.ball[1] + 2 - (env.paddle + 8)
-    return np.int64(1 + np.sign(gap) * (abs(gap) > 4))
+    """Return the action of a player that keeps the paddle where the ball will be."""
+    gap = env.ball[1] + env.drift + env.BALL // 2 - (env.paddle + env.PADDLE // 2)
+    return np.int64(1 + np.sign(gap) * (abs(gap) > 8))
 
 
 gym.register("CatchScreen-v0", CatchScreen)

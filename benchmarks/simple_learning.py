@@ -2,8 +2,8 @@
 
     python benchmarks/simple_learning.py catch                    # 20,000 real steps, three seeds
 
-The last policy plays 20 games that are not learned from, beside random actions and a player that keeps the paddle under
-the ball (catch_game.py). `share` is where SimPLe is between these two. Results go to
+The last policy plays 20 games that are not learned from, beside random actions and a player that keeps the paddle
+where the ball will be (catch_game.py). `share` is where SimPLe is between these two. Results go to
 benchmarks/results/simple_catch.json; seeds that are there already stay. Run it with OMP_NUM_THREADS=1.
 """
 

@@ -103,6 +103,14 @@ def test_all_steps_at_once_are_the_steps_one_by_one(config, cartpole_steps):
         torch.testing.assert_close(states.stoch[:, t], state.stoch)
 
 
+def test_steps_of_the_scan_leave_no_gradients_of_the_size_of_all_steps(cartpole_steps):
+    space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    total = rssm(V3, space, spaces.Discrete(2)).loss(windows(cartpole_steps)).total
+    with torch.autograd.profiler.profile() as profile:
+        total.backward()
+    assert sum(event.name == "aten::select_backward" for event in profile.function_events) < 12  # steps of a window
+
+
 def test_the_loss_goes_on_from_the_beliefs_of_the_first_row(pendulum_steps):
     batch = windows(pendulum_steps)
     model = rssm(V3, pendulum_steps.observation_space, pendulum_steps.action_space)

@@ -120,8 +120,15 @@ def find_class(path: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def save_model(path: str | os.PathLike[str], stored: StoredModel) -> Path:
-    """Write ``stored`` as a checkpoint directory and return its version folder; an older version is replaced safely."""
+def save_model(path: str | os.PathLike[str], stored: StoredModel, dtype: torch.dtype | None = None) -> Path:
+    """Write ``stored`` as a checkpoint directory and return its version folder; an older version is replaced safely.
+
+    Args:
+        path: the directory.
+        stored: what to write.
+        dtype: of the floating-point numbers in the file, which are those of the model again when they are read; None:
+            as they are.
+    """
     config = {
         "model": model_to_json(stored.model),
         "real_id": stored.real_id,
@@ -129,7 +136,10 @@ def save_model(path: str | os.PathLike[str], stored: StoredModel) -> Path:
         "card": stored.card,
         **({} if stored.view is None else {"view": stored.view}),
     }
-    tensors = {"model": dict(stored.model.state_dict())}
+    state = stored.model.state_dict()
+    if dtype is not None:
+        state = {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}
+    tensors = {"model": dict(state)}
     return save_checkpoint(path, Checkpoint("model", config, tensors, {"starts": stored.starts.to_arrays()}))
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_pong_training import SMALL
 
 import mbrl_gym
+from mbrl_gym.store import load_model
 from mbrl_gym.wrappers import make_atari
 from mbrl_gym.zoo import build_pong
 from mbrl_gym.zoo.pong_fidelity import acceptance
@@ -28,11 +30,23 @@ def test_card_and_notice_say_what_it_is(built: tuple[Path, dict[str, Any]]) -> N
     folder, card = built
     text = (folder / "CARD.md").read_text()
     assert "| ball drawn within 2 pixels, one step |" in text
-    assert f"{SMALL.real_steps} steps of ALE/Pong-v5" in text
+    assert f"{SMALL.real_steps + SMALL.moves_steps} steps of ALE/Pong-v5" in text
     assert text.count("| ok |") + text.count("| short |") == 9
-    assert "short" in text  # nobody learns Pong in six updates
+    assert "short" in text  # nobody learns Pong in nine updates
     assert "pictures of the game Pong" in (folder / "NOTICE").read_text()
     assert card["fidelity"]["played"]["random"]["dream"]["steps"] == 160
+
+
+def test_what_is_written_is_what_was_measured(tmp_path: Path) -> None:
+    """Its numbers were rounded to those of the file before."""
+    training = Training(tmp_path / "work", SMALL)
+    assert training.run(1e9)
+    build_pong.build(training, tmp_path, steps=2, samples=32)
+    found = load_model(tmp_path / "Learned-Pong", "cpu").model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in training.model.state_dict().items())
+    size = (next((tmp_path / "Learned-Pong").glob("v*")) / "model.safetensors").stat().st_size
+    count = sum(x.numel() for x in found.values() if x.is_floating_point())
+    assert size < 2.5 * count + sum(x.numel() for x in found.values() if not x.is_floating_point())
 
 
 def test_it_is_an_environment_that_looks_like_the_real_one(built: tuple[Path, dict[str, Any]]) -> None:
@@ -92,5 +106,5 @@ def test_the_command_stops_and_says_how_to_go_on(tmp_path: Path, monkeypatch: py
     said: list[str] = []
     monkeypatch.setattr("builtins.print", lambda *words: said.append(" ".join(map(str, words))))
     build_pong.main()
-    assert said[-1] == "0 of 6 updates are done; call again to go on."
+    assert said[-1] == "0 of 9 updates are done; call again to go on."
     assert pong_training.Training(tmp_path / "run", SMALL).done == 0

@@ -227,10 +227,12 @@ MAY_IMPORT = {
     "zoo.pong": {"data", "replay", "wrappers"},
     "zoo.pong_fidelity": CORE | {"models", "envs", "zoo.pong"},
     "zoo.build_pong": EVERYTHING | {"zoo.build", "zoo.pong", "zoo.pong_fidelity", "zoo.pong_training"},
-    "zoo.pong_training": CORE | {"models", "fit", "packing", "zoo.pong"},
+    "zoo.pong_moves": CORE | {"models"},
+    "zoo.pong_training": CORE | {"models", "fit", "packing", "zoo.pong", "zoo.pong_moves"},
     "cli": EVERYTHING | {"mbrl_gym", "zoo.build", "zoo.pong"},
 }
 # A helper belongs to the layer of what it helps.
+MAKERS = {f"zoo.{name}" for name in ("build", "build_pong", "pong", "pong_fidelity", "pong_moves", "pong_training")}
 HELPERS = {
     "_best_weights": "fit",
     "_device_columns": "replay",
@@ -255,11 +257,7 @@ ONLY_IN = {
 def layer(module):
     """The layer of a module of the package."""
     name = module.removeprefix("mbrl_gym").removeprefix(".") or "mbrl_gym"
-    name = (
-        name
-        if name in ("zoo.build", "zoo.build_pong", "zoo.pong", "zoo.pong_fidelity", "zoo.pong_training")
-        else name.split(".")[0]
-    )
+    name = name if name in MAKERS else name.split(".")[0]
     return HELPERS.get(name, name)
 
 

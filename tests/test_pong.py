@@ -40,6 +40,18 @@ def test_who_follows_the_ball_moves_towards_it() -> None:
     assert pong.follow(np.full((1, 210, 160), 87, np.uint8)).tolist() == [pong.STAY]
 
 
+@pytest.mark.parametrize(("skill", "least"), [(0.0, 0.0), (0.9, 0.6)])
+def test_recorded_players_follow_the_ball_as_often_as_they_are_skilled(skill: float, least: float) -> None:
+    screen = np.full((1, 210, 160), 87, np.uint8)
+    screen[0, 60:64, 80:82], screen[0, 120:136, 140:144] = pong.BALL, pong.PADDLE
+    follows = []
+    for seed in range(30):
+        player = pong.Mixed(np.random.default_rng(seed), skill)
+        follows.append(np.mean([player(screen)[0] == pong.UP for _ in range(100)]))
+    assert least <= min(follows) < least + 0.3
+    assert (np.mean(follows) > 0.8) == (skill > 0)
+
+
 def test_a_sweep_goes_up_and_down() -> None:
     sweep, screens = pong.Sweep(), np.full((2, 210, 160), 87, np.uint8)
     moves = np.array([sweep(screens) for _ in range(75)])
@@ -63,7 +75,7 @@ def test_a_model_that_knows_only_the_background_draws_no_ball(replay: "pong.Sequ
     config = VideoConfig(colours=5, patch=(10, 8), channels=(8, 8), blocks=1, embedding=8, codes=2, context=4)
     model = VideoModel(replay.observation_space, replay.action_space, config)
     model.before_fit(replay.gather(replay.windows(1), 1))
-    model.copies.choice.bias.data[-1] = 100.0  # whatever moves goes nowhere
+    model.networks.moves.heads[0].bias.data[-1] = 1000.0  # whatever moves goes
     starts = replay.starts(4, most=8, rng=np.random.default_rng(0))
     table = fidelity(model, starts, replay, steps=20, games=2, samples=64)
     assert table["one_step"]["recall"] == 0.0

@@ -8,14 +8,26 @@ import numpy as np
 import pytest
 import torch
 
+from mbrl_gym.models.video import VideoModel
 from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.zoo import pong
-from mbrl_gym.zoo.pong_training import Recipe, Training, Windows, events
+from mbrl_gym.zoo.pong_moves import tabulate
+from mbrl_gym.zoo.pong_training import PONG, Recipe, Training, Windows, events
 
 MODEL = VideoConfig(
     colours=5, patch=(14, 16), channels=(8, 8), blocks=1, embedding=8, codes=2, context=4, learn_termination=True
 )
-SMALL = Recipe(real_steps=400, updates=4, dreamt_updates=2, batch_size=2, stages=((0.5, 1), (1.0, 3)), model=MODEL)
+SMALL = Recipe(
+    real_steps=400,
+    moves_steps=200,
+    moves_updates=3,
+    moves_batch=4,
+    updates=4,
+    dreamt_updates=2,
+    batch_size=2,
+    stages=((0.5, 1, 0.6), (1.0, 3, 0.2)),
+    model=MODEL,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,8 @@ def test_something_happens_where_it_is_said_to(replay: "pong.SequenceReplay") ->
 def test_windows_are_near_what_happens_and_grow(replay: "pong.SequenceReplay") -> None:
     draws = {}
     for near in (0.0, 1.0):
-        recipe, rng = replace(SMALL, near=near, batch_size=200), np.random.default_rng(0)
+        stages = ((0.5, 1, near), (1.0, 3, near))
+        recipe, rng = replace(SMALL, stages=stages, batch_size=200), np.random.default_rng(0)
         batch = Windows(replay, recipe).draw(0.0, rng)
         assert batch.length == 4 + 1
         assert Windows(replay, recipe).draw(0.5, rng).length == 4 + 3
@@ -77,7 +90,7 @@ def test_the_last_updates_begin_in_dreams(tmp_path: Path, monkeypatch: pytest.Mo
     assert training.run(1e9)
     assert [start is not None for _, _, start in begun] == [False, False, True, False]
     assert [round(progress, 2) for progress, *_ in begun] == [0.0, 0.64, 0.76, 0.88]
-    assert [length for _, length, _ in begun] == [5, 5, 4, 5]
+    assert [length for _, length, _ in begun] == [5, 7, 4, 7]
 
 
 def test_dreams_have_the_recorded_paddles(tmp_path: Path) -> None:
@@ -101,7 +114,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
     def stop(done: int, terms: dict[str, torch.Tensor]) -> None:
         seen.append(done)
-        if done == 4:
+        if done == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -109,13 +122,71 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     part.save()
     assert not Training(tmp_path / "part", SMALL).run(0.0)
     again = Training(tmp_path / "part", SMALL)
-    assert again.done == 4
+    assert again.done == 7
     assert again.run(1e9, lambda done, terms: seen.append(done))
-    assert seen == [1, 2, 3, 4, 5, 6]
+    assert seen == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     rates = [t.trainer.optimizer.param_groups[0]["lr"] for t in (whole, again)]
     assert rates[0] == rates[1] < SMALL.learning_rate / 2
+
+
+def test_stopped_among_the_moves_it_begins_again_and_comes_to_the_same(tmp_path: Path) -> None:
+    recipe = replace(SMALL, updates=1, dreamt_updates=0)
+    whole = Training(tmp_path / "whole", recipe)
+    assert whole.run(1e9)
+    part = Training(tmp_path / "part", recipe)
+
+    def stop(done: int, terms: dict[str, torch.Tensor]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        part.run(1e9, stop)
+    assert part.done == 0
+    assert part.run(1e9)
+    pairs = zip(whole.model.state_dict().values(), part.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_what_moves_is_learned_first_and_then_stays(tmp_path: Path) -> None:
+    training = Training(tmp_path, SMALL)
+    moves = training.model.networks.moves
+    before = [p.clone() for p in moves.parameters()]
+    states: list[list[torch.Tensor]] = []
+    terms: list[set[str]] = []
+
+    def note(done: int, found: dict[str, torch.Tensor]) -> None:
+        states.append([p.detach().clone() for p in moves.parameters()])
+        terms.append(set(found))
+
+    assert training.run(1e9, note)
+    assert terms[:3] == [{"moves", "wrong_moves"}] * 3
+    assert all("pixels" in found for found in terms[3:])
+    assert any(not torch.equal(a, b) for a, b in zip(before, states[2], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(states[2], states[-1], strict=True))
+    assert not moves.code.weight.any()  # it has no say in them
+
+
+def test_the_table_has_the_things_of_each_screen_and_of_those_before(replay: "pong.SequenceReplay") -> None:
+    model = VideoModel(replay.observation_space, replay.action_space, PONG)
+    model.before_fit(replay.sample(512, 1, np.random.default_rng(0)))
+    table = tabulate(model, replay, part=100)
+    data = replay.gather(replay.windows(1), 1)
+    assert torch.equal(table.action, data.action[:, 0])
+    assert torch.equal(table.first, data.is_first[:, 0])
+    assert len(table.steps) == len(replay) - int(table.first.sum())
+    place = pong.ball(data.obs[:, 0, 0].numpy())  # type: ignore[index]
+    colour = model.palette.colours[:, 0].tolist().index(pong.BALL)
+    balls = table.things.there & (table.things.colour == colour) & (table.things.box[..., 0] >= pong.COURT.start)
+    one = balls.sum(1) == 1
+    assert one.float().mean() > 0.5
+    middle = (table.things.box[..., 0] + table.things.box[..., 1] - 1) / 2
+    off = (middle * balls).sum(1)[one] - torch.from_numpy(place[:, 0])[one]
+    assert off.abs().max() < 1
+    rows = torch.tensor([0, 1, 700])
+    past = table.past(rows, 3)
+    for then, expected in zip(past, ([0, 1, 700], [0, 0, 699], [0, 0, 698]), strict=True):
+        assert torch.equal(then.box, table.things.box[expected])
 
 
 def test_another_recipe_does_not_go_on_there(tmp_path: Path) -> None:

@@ -392,6 +392,6 @@ def test_a_model_is_trained_on_drawn_windows_as_the_seed_says() -> None:
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     agent = trained(40)
     with torch.no_grad():
-        agent.model.encoder.cells.bias.fill_(torch.nan)
+        agent.model.networks.encoder.cells.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="the model's loss became nan"):
         agent.trainer.fit_to_draws(agent.replay, 2)

@@ -66,6 +66,17 @@ def test_saving_leaves_the_model_as_it_was(pendulum, tmp_path):
     assert all(same(a, b) for a, b in zip(before, steps_of(pendulum), strict=True))
 
 
+def test_numbers_may_be_kept_in_half_the_bytes(pendulum, tmp_path):
+    whole, half = save_model(tmp_path / "whole", pendulum), save_model(tmp_path / "half", pendulum, torch.float16)
+    sizes = [(version / "model.safetensors").stat().st_size for version in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = load_model(tmp_path / "half", "cpu").model.state_dict()
+    for name, value in pendulum.model.state_dict().items():
+        assert loaded[name].dtype == value.dtype
+        rounded = value.half().to(value.dtype) if value.is_floating_point() else value
+        assert torch.equal(loaded[name], rounded)
+
+
 def test_a_newer_version_takes_the_place_of_an_older_one(pendulum, cartpole, tmp_path):
     save_model(tmp_path / "model", pendulum)
     save_model(tmp_path / "model", cartpole)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from mbrl_gym import ModelTrainer, TrainerConfig, check_world_model
@@ -16,13 +16,17 @@ from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video import VideoModel, _doubt
 from mbrl_gym.models.video_config import VideoConfig
-from mbrl_gym.models.video_state import Cells, VideoState
-from mbrl_gym.nets.video import LIKELIEST, MEMORY, CellCopies, PixelLoss
+from mbrl_gym.models.video_networks import looked_up
+from mbrl_gym.models.video_state import VideoState
+from mbrl_gym.nets import moves
+from mbrl_gym.nets.video import MEMORY, PixelLoss
 from mbrl_gym.start_states import StartStates
 from mbrl_gym.store import StoredModel, load_model, save_model
 
 SPACE, ACTIONS = spaces.Box(0, 255, (12, 12), np.uint8), spaces.Discrete(3)
-SMALL = VideoConfig(colours=3, patch=(3, 3), channels=(16, 24), blocks=1, embedding=24, codes=8, context=4)
+SMALL = VideoConfig(
+    colours=3, patch=(3, 3), channels=(16, 24), blocks=1, embedding=24, codes=8, context=4, things=4, reach=8, hidden=48
+)
 GROUND, WALL, BALL = 50, 120, 236
 
 
@@ -196,6 +200,14 @@ def test_pictures_seen_at_once_are_those_seen_one_by_one(rows: int) -> None:
     assert torch.equal(at_once.still, one_by_one.still)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_what_colours_are_read_as_is_looked_up(size: int, dtype: torch.dtype) -> None:
+    table = torch.randn(5, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    numbers = torch.randint(0, 5, (3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(looked_up(numbers, table), table[numbers.long()])
+
+
 # ---- the loss -------------------------------------------------------------------------------------------------------
 
 
@@ -213,23 +225,37 @@ def test_the_pixel_loss_is_the_clipped_cross_entropy() -> None:
     assert torch.allclose(gradient, torch.autograd.grad(plain, logits)[0], atol=1e-6)
 
 
+def goes_nowhere(model: VideoModel) -> VideoModel:
+    """Return the model, whose things stay where they are."""
+    moves = model.networks.moves
+    for head in moves.heads:
+        nn.init.zeros_(head.weight)
+        head.bias.data.copy_(10.0 * (torch.arange(len(head.bias)) == moves.reach))
+    return model
+
+
+def goes(model: VideoModel) -> VideoModel:
+    """Return the model, whose things go."""
+    goes_nowhere(model).networks.moves.heads[0].bias.data[-1] = 100.0
+    return model
+
+
 def test_what_is_rare_at_its_place_weighs_more_missing_or_too_much() -> None:
     data, losses = pushed(500, 6), {}
     for weight in (1.0, 30.0):
-        for goes in (False, True):  # nothing is drawn of the ball, or the ball where it was
-            model = VideoModel(SPACE, ACTIONS, replace(SMALL, rare_weight=weight, reach=((0, 0),), self_fed=0.0))
+        for change in (goes, goes_nowhere):  # nothing is drawn of the ball, or the ball where it was
+            model = VideoModel(SPACE, ACTIONS, replace(SMALL, rare_weight=weight, self_fed=0.0))
             model.before_fit(data)
-            model.copies.choice.bias.data[-1] = -100.0 if goes else 100.0
-            losses[weight, goes] = model._pixel_loss(*loss_of(model, data))
+            losses[weight, change] = model._pixel_loss(*loss_of(change(model), data))
     rare = 1 / (2 / 11) ** 0.5  # a pixel of the middle rows has the ball in two columns of eleven
-    for goes in (False, True):
-        assert 0.7 * rare < losses[30.0, goes] / losses[1.0, goes] < 1.3 * rare
+    for change in (goes, goes_nowhere):
+        assert 0.7 * rare < losses[30.0, change] / losses[1.0, change] < 1.3 * rare
 
 
 def loss_of(model: VideoModel, data: SequenceBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what the pixel loss of the row behind the context is made of."""
-    picture = model._encoded(data.obs[:, 4])  # type: ignore[index, arg-type]
-    step = model._step(belief(model, data, 4), data.action[:, 3], picture, None)
+    picture = model.encoded(data.obs[:, 4])  # type: ignore[index, arg-type]
+    step = model.networks.step(belief(model, data, 4), data.action[:, 3], None, None)
     return step.logits, picture, model._picture(step.logits)[0], torch.ones(len(picture))
 
 
@@ -239,92 +265,77 @@ def rolling(count: int, speed: int) -> SequenceBatch:
     return windows(court(column), torch.ones(count, 6, dtype=torch.long))
 
 
-@pytest.mark.parametrize(("speed", "reach"), [(0, 1), (3, 1), (-3, 1), (-3, 2), (3, 0)])
-def test_before_anything_is_learned_the_background_is_known_and_things_go_on(speed: int, reach: int) -> None:
-    data = rolling(9, speed)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, reach=((0, reach),)))
-    model.before_fit(data)
-    after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
-    assert torch.equal(model.decode(after), data.obs[:, 4 if reach else 3])  # type: ignore[index]
-
-
-def test_things_go_on_by_parts_of_a_cell() -> None:
-    """A ball that falls by two rows a step, in cells of three."""
-    falls = court(torch.arange(3)[:, None] + 2 * torch.arange(5)).mT.contiguous()
-    data = windows(falls, torch.ones(3, 5, dtype=torch.long))
-    for grain, right in ((1, True), (None, False)):
-        model = VideoModel(SPACE, ACTIONS, replace(SMALL, reach=((1, 0),), grain=grain))
-        model.before_fit(data)
-        after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
-        assert torch.equal(model.decode(after) == BALL, falls[:, 4] == BALL) == right
-
-
-def test_the_first_models_had_one_reach() -> None:
-    assert VideoConfig(reach=[2, 3]) == VideoConfig(reach=((2, 3),))  # type: ignore[arg-type]
-
-
-def test_where_things_go_is_learned() -> None:
+def test_before_anything_is_learned_the_background_is_known_and_things_are_drawn_where_they_are_said_to_go() -> None:
     data = rolling(9, 3)
     model = VideoModel(SPACE, ACTIONS, SMALL)
     model.before_fit(data)
-    model.copies.choice.bias.data[(model.copies.shifts == torch.tensor([1, -1])).all(-1).nonzero()[0]] = 50.0
+    after, _ = goes_nowhere(model).predict(belief(model, data, 4), data.action[:, 3], sample=False)
+    assert torch.equal(model.decode(after), data.obs[:, 3])  # type: ignore[index]
+    for head, by in zip(model.networks.moves.heads, (1, 1, -1, -1), strict=True):
+        head.bias.data[SMALL.reach + by] = 50.0
     after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
     ball = model.decode(after) == BALL
-    assert torch.equal(ball[:, 3:-3, :-6], (data.obs[:, 3] == BALL)[:, :-6, 3:-3])  # type: ignore[index]
-    model.copies.choice.bias.data[-1] = 100.0  # nowhere
-    after, _ = model.predict(belief(model, data, 4), data.action[:, 3], sample=False)
+    assert torch.equal(ball[:, 2:, :-1], (data.obs[:, 3] == BALL)[:, 1:-1, 1:])  # type: ignore[index]
+    after, _ = goes(model).predict(belief(model, data, 4), data.action[:, 3], sample=False)
     assert torch.equal(model.decode(after), court(torch.full((9,), -1)))
 
 
-@pytest.mark.parametrize("sources", [3, 20])
-@pytest.mark.parametrize("grain", [1, 2])
-def test_cells_move_by_what_is_alike_and_what_is_learned(grain: int, sources: int) -> None:
-    """Pixel by pixel on pictures of 6 x 8, in cells of 2 x 2."""
-    torch.manual_seed(0)
-    grid = Cells((6, 8), (2, 2))
-    copies = CellCopies(5, (3, 4), (2, 2), ((2, 0), (1, 1)), grain, sources)
-    assert len(copies.shifts) == (11 if grain == 2 else 19)
-    logits, features = torch.randn(2, 6, 12, 4), torch.randn(6, 5, 3, 4)
-    before, newest = torch.randint(0, 2, (2, 6, 6, 8), dtype=torch.uint8)
-    usual = torch.randint(0, 2, (6, 8), dtype=torch.uint8)
-    copies.choice.weight.data.normal_()
-    expected = torch.stack([grid.joined(x.view(6, 3, 4, 4)) for x in logits])  # [K, B, 6, 8]
+@pytest.mark.parametrize("change", [{"things": 1}, {"parts": 1}, {"largest": (4, 4)}])
+def test_as_many_and_as_large_things_are_moved_as_asked_for(change: dict[str, Any]) -> None:
+    """Beside the ball there is a bar of six pixels in the ball's colour."""
+    data = rolling(9, 0)
+    obs = data.obs.clone()  # type: ignore[union-attr]
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, **change))
+    model.before_fit(data)
+    obs[..., 11, 0:6] = BALL
+    state = model.believe(obs[:, :4], data.action[:, :4])
+    after, _ = goes_nowhere(model).predict(state, data.action[:, 3], sample=False)
+    drawn, screen = model.decode(after) == BALL, obs[:, 3] == BALL
+    assert torch.equal(drawn[:, 5:7], screen[:, 5:7]) == ("largest" in change)
+    assert torch.equal(drawn[:, 11], screen[:, 11]) == ("things" in change)
 
-    def square(down: int, right: int) -> tuple[slice, slice] | None:
-        inside = 0 <= down <= 4 and 0 <= right <= 6
-        return (slice(down, down + 2), slice(right, right + 2)) if inside else None
 
-    def part(down: int, right: int) -> tuple[slice, slice, slice] | None:
-        """Return rows and columns of a square of which something is in the picture, and which of its rows that is."""
-        inside = -2 < down < 6 and 0 <= right <= 6
-        rows = slice(max(down, 0), min(down + 2, 6))
-        return (rows, slice(right, right + 2), slice(rows.start - down, rows.stop - down)) if inside else None
+def test_nothing_is_drawn_anew_to_make_up_for_wrong_moves() -> None:
+    """In training things come to where the next picture has them, whatever was said of them."""
+    data = rolling(9, 1)
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    model.before_fit(data)
+    terms = goes(model).loss(data).terms
+    assert terms["wrong_pixels"] == 0
+    assert terms["moves"] > 50
 
+
+def test_moves_are_learned_from_the_rows_that_are_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from each of them alone; what an episode's beginning lies in or before is left out."""
+    monkeypatch.setattr(moves, "WRONG", 0.0)
+    data, config = pushed(6, 9, seed=3), replace(SMALL, context=8, self_fed=0.0)
+    model = VideoModel(SPACE, ACTIONS, config)
+    model.before_fit(data)
+    is_first = torch.zeros(6, 9, dtype=torch.bool)
+    is_first[0, 0] = is_first[1, 2] = is_first[2, 7] = True
+    data = replace(data, is_first=is_first)
+    assert isinstance(data.obs, Tensor)
+    pictures, single = model.encoded(data.obs), []
     for b in range(6):
-        differs = (newest[b] != usual).view(3, 2, 4, 2).sum((1, 3)).flatten()
-        for source in differs.topk(min(sources, 12)).indices.tolist():
-            y, x = source // 4 * 2, source % 4 * 2
-            here = square(y, x)
-            off = newest[b][here] != usual[here]
-            choice = copies.choice(features[b].flatten(1)[:, source])
-            moves = []
-            for d, (down, right) in enumerate(copies.shifts.tolist()):
-                back, target = square(y - down * grain, x - 2 * right), part(y + down * grain, x + 2 * right)
-                if back is not None:
-                    then = before[b][back] != usual[back]
-                    same = (off & then & (before[b][back] == newest[b][here])).sum()
-                    choice[d] = choice[d] + 8.0 * same / max(int((off | then).sum()), 1)
-                if off.any() and target is not None:
-                    moves.append((d, target))
-            moves.sort(key=lambda move: -choice.softmax(0)[move[0]])
-            for d, target in moves[:LIKELIEST]:
-                added = expected[:, b, target[0], target[1]]
-                for colour in range(2):
-                    added[colour] += 12.0 * choice.softmax(0)[d] * (newest[b][here] == colour)[target[2]]
-    cut = [grid.cut(x).flatten(-3, -2) for x in (before, newest, usual)]
-    found = copies(logits, features, (cut[0], cut[1]), cut[2])
-    found = torch.stack([grid.joined(x.view(6, 3, 4, 4)) for x in found])
-    assert torch.allclose(found, expected, atol=1e-4)
+        for t in range(3, 7):
+            state = model.believe(data.obs[b : b + 1, : t + 1], data.action[b : b + 1, : t + 1])
+            after = model.networks.things(pictures[b : b + 1, t + 1])
+            scene = model.networks.scene(state)
+            nats = model.networks.moves.loss(scene, data.action[b : b + 1, t], None, after)[0].sum()
+            single.append(float(nats.detach()) * (not is_first[b, t - 2 : t + 2].any()))
+    assert 0 < sum(n == 0 for n in single) < 8
+    assert float(model._shown_moves(pictures[:, :8], data).detach()) == pytest.approx(sum(single) / 24, rel=1e-4)
+    both = model.loss(data).terms["moves"]
+    model._shown_moves = lambda *_: torch.zeros(())  # type: ignore[method-assign]
+    assert float(both - model.loss(data).terms["moves"]) == pytest.approx(sum(single) / 24, rel=1e-3)
+    model.networks.moves.requires_grad_(False)
+    assert model.loss(data).terms["moves"] == 0
+
+
+def test_what_is_open_of_a_move_is_learned_by_the_code() -> None:
+    data = pushed(64, 6)
+    model = trained(data, 30, replace(SMALL, self_fed=0.0))
+    assert model.networks.moves.code.weight.abs().max() > 0
 
 
 def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
@@ -334,38 +345,38 @@ def test_rows_in_which_an_episode_begins_are_not_predicted() -> None:
     is_first = torch.zeros(16, 6, dtype=torch.bool)
     is_first[:, 4:] = True
     terms = model.loss(replace(data, is_first=is_first)).terms
-    assert all(not terms[name] for name in ("pixels", "latent", "reward", "termination", "wrong_pixels"))
+    assert all(not terms[name] for name in ("pixels", "moves", "latent", "reward", "termination", "wrong_pixels"))
 
 
 @pytest.mark.parametrize(("self_fed", "own"), [(0.0, False), (1.0, True)])
 def test_self_fed_windows_go_on_from_the_models_own_pictures(self_fed: float, own: bool) -> None:
     data = pushed(4, 7)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed, reach=((0, 0),)))
-    model.before_fit(data)  # untrained: in its own pictures the ball stays
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=self_fed, largest=(1, 1)))
+    model.before_fit(data)  # untrained, and the ball too large to be moved: in its own pictures there is none
     seen: list[VideoState] = []
-    step = model._step
-    model._step = lambda state, *rest, **more: (seen.append(state), step(state, *rest, **more))[1]  # type: ignore
+    step = model.networks.step
+    model.networks.step = lambda state, *rest, **more: (seen.append(state), step(state, *rest, **more))[1]  # type: ignore
     model.loss(data)
     shown = torch.stack([model.decode(state) for state in seen[1:]], 1)
-    stayed = data.obs[:, 3:4].expand(-1, 2, -1, -1)  # type: ignore[index, union-attr]
-    assert torch.equal(shown, stayed if own else data.obs[:, 4:6])  # type: ignore[index]
+    none = court(torch.full((4, 2), -1))
+    assert torch.equal(shown, none if own else data.obs[:, 4:6])  # type: ignore[index]
 
 
 def test_windows_that_begin_in_a_dream_go_on_in_it() -> None:
     data = pushed(4, 7)
-    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0, reach=((0, 0),)))
+    model = VideoModel(SPACE, ACTIONS, replace(SMALL, self_fed=0.0, largest=(1, 1)))
     model.before_fit(data)
     start = belief(model, data, 4)
     seen: list[tuple[VideoState, Tensor]] = []
-    step = model._step
-    model._step = lambda state, action, *rest, **more: (  # type: ignore[method-assign]
+    step = model.networks.step
+    model.networks.step = lambda state, action, *rest, **more: (  # type: ignore[method-assign]
         seen.append((state, action)),
         step(state, action, *rest, **more),
     )[1]
     model.loss(data[:, 3:], start)
     assert seen[0][0] is start
     assert [action.tolist() for _, action in seen] == [data.action[:, t].tolist() for t in (3, 4, 5)]
-    assert torch.equal(model.decode(seen[2][0]), data.obs[:, 3])  # type: ignore[index]  # untrained: the ball stays
+    assert torch.equal(model.decode(seen[2][0]), court(torch.full((4,), -1)))  # untrained, the ball too large to move
 
 
 def test_pictures_drawn_with_a_latent_from_the_prior_are_not_held_against_the_recording() -> None:
@@ -375,7 +386,7 @@ def test_pictures_drawn_with_a_latent_from_the_prior_are_not_held_against_the_re
         model.before_fit(data)
         losses.append(model.loss(data).terms)
     assert losses[0]["pixels"] > 0
-    assert losses[1]["pixels"] == losses[1]["wrong_pixels"] == 0
+    assert losses[1]["pixels"] == losses[1]["moves"] == losses[1]["wrong_pixels"] == 0
     assert losses[1]["latent"] > 0
 
 
@@ -521,10 +532,11 @@ def test_it_survives_storing(player: VideoModel, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"patch": (13, 3)}, r"patch must fit into the picture's 12 x 12 pixels, got \(13, 3\)"),
-        ({"reach": ((1, -1),)}, r"reach must be pairs of numbers of cells, at least 0, got \(\(1, -1\),\)"),
-        ({"reach": ()}, r"reach must be pairs of numbers of cells, at least 0, got \(\(\),\)"),
-        ({"grain": 2}, "grain must divide the patch's height of 3 rows, got 2"),
-        ({"sources": 0}, "sources must be at least 1"),
+        ({"reach": 0}, "reach must be at least 1, got 0"),
+        ({"things": 0}, "things must be at least 1, got 0"),
+        ({"parts": 0}, "parts must be at least 1, got 0"),
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"largest": (4, 0)}, r"largest must be a height and a width of at least 1, got \(4, 0\)"),
         ({"patch": (0, 3)}, "patch must be a height and a width of at least 1"),
         ({"channels": (8,)}, "channels must be those of at least two levels"),
         ({"codes": 0}, "codes must be at least 1, got 0"),

@@ -38,7 +38,7 @@ def model() -> VideoModel:
     torch.manual_seed(0)
     model = VideoModel(SPACE, ACTIONS, CONFIG)
     model.palette.learn(screens(4))
-    torch.nn.init.normal_(model.decoder.place)
+    torch.nn.init.normal_(model.networks.decoder.place)
     return model
 
 

@@ -3,55 +3,26 @@
 Shapes: B batch, T time, F frames, h x w cells of P pixels, K colours, A encoded action.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, embedding
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mbrl_gym.batch import SequenceBatch
-from mbrl_gym.distributions import UnimixCategorical
 from mbrl_gym.model import ModelLoss, Prediction, WorldModel
 from mbrl_gym.models.palette import Palette
 from mbrl_gym.models.video_config import VideoConfig
-from mbrl_gym.models.video_state import Cells, VideoState
-from mbrl_gym.nets.precision import mixed_precision, rounded
-from mbrl_gym.nets.video import (
-    MEMORY,
-    CellCopies,
-    PixelLoss,
-    TargetEncoder,
-    VideoDecoder,
-    VideoEncoder,
-    head,
-    pooled,
-    summarise,
-)
+from mbrl_gym.models.video_networks import VideoNetworks
+from mbrl_gym.models.video_state import VideoState
+from mbrl_gym.nets.moves import perturbed
+from mbrl_gym.nets.precision import mixed_precision
+from mbrl_gym.nets.video import MEMORY, PixelLoss, pooled
 from mbrl_gym.spaces import Observation
 
 SAMPLED = 512  # windows that palette and places are learned from
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What the networks say of one step.
-
-    Attributes:
-        logits: [K, B, h * w, P] of the pixels.
-        reward: [B, rewards] logits.
-        termination: [B] logits.
-        prior: of the code.
-        posterior: of the code, where the next picture was given.
-    """
-
-    logits: Tensor
-    reward: Tensor
-    termination: Tensor
-    prior: UnimixCategorical
-    posterior: UnimixCategorical | None
 
 
 class VideoModel(WorldModel[VideoState]):
@@ -64,8 +35,9 @@ class VideoModel(WorldModel[VideoState]):
     - Classes are the colours of a `Palette`, not 256 intensities, at the resolution at which the game draws: there
       every object has its own colour on whole pixels, and no prediction lies between two of them.
     - A prior by place, learned with everything else, knows the background from the first step.
-    - What is on the screen is moved by cells or parts of them, by as much as in the last step until something else is
-      learned, and drawn anew where that does not do (`mbrl_gym.nets.video.CellCopies`): small things keep their shape.
+    - Things on the screen, which are connected pixels of one colour, are moved: where their boxes go is predicted from
+      where they and all others were (`mbrl_gym.nets.moves.MoveNetwork`), and what they show is drawn there. The network
+      draws anew what that does not explain. So small things keep their shape over many steps.
     - A pixel counts for the more the rarer its colour is at its place.
     - The latent is one choice among ``codes`` for the whole picture: what is drawn of it is drawn together. Choices by
       part or by pixel would be made independently, which is how small objects get lost.
@@ -88,9 +60,7 @@ class VideoModel(WorldModel[VideoState]):
     config_class = VideoConfig
     config: VideoConfig
     rewards: Tensor  # [rewards], ascending; those not in use repeat the last
-    usual: Tensor  # [h * w, P] uint8: the commonest colour of each place
     weight: Tensor  # [K, h * w * P] uint8: what a pixel of each colour counts for at each place
-    colours_read: Tensor  # [K, D]
 
     def __init__(
         self,
@@ -105,28 +75,11 @@ class VideoModel(WorldModel[VideoState]):
         height, width = self.palette.height, self.palette.width
         if height < config.patch[0] or width < config.patch[1]:
             raise ValueError(f"patch must fit into the picture's {height} x {width} pixels, got {config.patch}")
-        self.grid = Cells((height, width), config.patch)
-        self.cells = self.grid.shape
-        self.pixels = config.patch[0] * config.patch[1]
-        read = _read(config.colours)
-        numbers, channels, size = self.pixels * read.shape[1], config.channels, config.embedding
-        self.encoder = VideoEncoder(config.frames * numbers, self.action_codec.size, channels, size)
-        self.decoder = VideoDecoder(self.pixels, config.colours, self.cells, channels, size, config.blocks)
-        self.copies = CellCopies(
-            channels[0], self.cells, config.patch, config.reach, config.grain or config.patch[0], config.sources
-        )
-        self.target = TargetEncoder(numbers, channels[0], self.cells)
-        summary = 2 * channels[-1] + size
-        self.prior = head(summary, config.codes)
-        self.posterior = head(summary + 128, config.codes)
-        self.code = nn.Linear(config.codes, size, bias=False)
-        self.reward_head = head(summary, config.rewards)
-        self.termination_head = head(summary, 1)
+        self.networks = VideoNetworks(config, (height, width), self.action_codec.size)
+        self.grid, self.cells, self.pixels = self.networks.cut, self.networks.cells, self.networks.pixels
         self.register_buffer("rewards", torch.zeros(config.rewards))
-        self.register_buffer("usual", torch.zeros(self.cells[0] * self.cells[1], self.pixels, dtype=torch.uint8))
-        weight = torch.ones(config.colours, self.usual.numel(), dtype=torch.uint8)
+        weight = torch.ones(config.colours, self.networks.usual.numel(), dtype=torch.uint8)
         self.register_buffer("weight", weight)
-        self.register_buffer("colours_read", read, persistent=False)
 
     # ---- beliefs ----------------------------------------------------------------------------------------------------
 
@@ -146,14 +99,14 @@ class VideoModel(WorldModel[VideoState]):
     ) -> VideoState:
         """Return the belief after one real step; an episode begins as if its first picture had been there before."""
         assert isinstance(obs, Tensor)
-        return state.after(self._encoded(obs), is_first)
+        return state.after(self.encoded(obs), is_first)
 
     def believe(self, obs: Observation, action: Tensor, generator: torch.Generator | None = None) -> VideoState:
         """Return the belief [B] after a context (see `WorldModel.believe`)."""
         assert isinstance(obs, Tensor)
         first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=self.device)
         first[:, 0] = True
-        return self.initial(len(obs)).after_all(self._encoded(obs), first)
+        return self.initial(len(obs)).after_all(self.encoded(obs), first)
 
     def predict(
         self,
@@ -170,7 +123,7 @@ class VideoModel(WorldModel[VideoState]):
         of the runner-up against the likeliest colour, summed over the picture. It ranks errors, and overstates them.
         """
         with mixed_precision(self.device, self.cells[0] * self.cells[1] * len(action)):
-            step = self._step(state, action, None, generator, sample)
+            step = self.networks.step(state, action, None, generator, sample)
         reward = self._reward_choice(step.reward, generator, sample)
         probability = torch.sigmoid(step.termination) * self.config.learn_termination
         picture, best = self._picture(step.logits)
@@ -194,7 +147,7 @@ class VideoModel(WorldModel[VideoState]):
         Policies that read pictures take `decode`; this is for probes and planners' critics.
         """
         nothing = torch.zeros(state.batch_size, self.action_codec.size, device=self.device)
-        levels, _ = self._levels(state, nothing)
+        levels, _ = self.networks.levels(state, nothing)
         return pooled(levels[-1]).float()
 
     def decode(self, state: VideoState) -> Tensor:
@@ -205,11 +158,9 @@ class VideoModel(WorldModel[VideoState]):
         """Return the last ``frames`` pictures [B, F, H, W, C], the newest last."""
         return self.palette.colour(self.grid.joined(state.pictures(self.pixels)))
 
-    def _encoded(self, obs: Tensor) -> Tensor:
+    def encoded(self, obs: Tensor) -> Tensor:
         """Return pictures [..., *obs] as numbers of colours by cell [..., h, w, P]."""
         return self.grid.cut(self.palette.encode(obs))
-
-    # ---- the networks -----------------------------------------------------------------------------------------------
 
     def _picture(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest picture [B, h, w, P] and its logits, for which argmax takes ten times as long."""
@@ -219,57 +170,6 @@ class VideoModel(WorldModel[VideoState]):
             best = torch.maximum(best, logits[k])
         shape = (logits.shape[1], *self.cells, self.pixels)
         return number.view(shape), best.view(shape)
-
-    def _levels(self, state: VideoState, action: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return what the encoder says."""
-        found: tuple[list[Tensor], Tensor] = self.encoder(self._coloured(state.frames), state.still, action)
-        return found
-
-    def _coloured(self, numbers: Tensor) -> Tensor:
-        """Return [..., n * D] of numbers of colours [..., n]."""
-        return embedding(numbers.int(), rounded(self.colours_read)).flatten(-2)
-
-    def _step(
-        self,
-        state: VideoState,
-        action: Tensor,
-        target: Tensor | None,
-        generator: torch.Generator | None,
-        sample: bool = True,
-        from_prior: Tensor | None = None,
-    ) -> _Step:
-        """Return what the networks say of one step.
-
-        Args:
-            state: [B].
-            action: [B, A].
-            target: the next picture [B, h, w, P], where it is known.
-            generator: source of randomness.
-            sample: whether the code is drawn.
-            from_prior: [B] bool, rows whose code is drawn from the prior although the target is known.
-        """
-        levels, given = self._levels(state, action)
-        summary = summarise(levels[-1], given)
-        prior = posterior = self._codes_of(self.prior(summary))
-        if target is not None:
-            seen = self.target(self._coloured(target), levels[0])
-            posterior = self._codes_of(self.posterior(torch.cat([summary, seen], -1)))
-        noise = torch.empty_like(prior.probabilities).exponential_(generator=generator) if sample else None
-        code = posterior.mode if noise is None else posterior.sample_from(noise)
-        if from_prior is not None and noise is not None:
-            code = torch.where(from_prior[:, None], prior.sample_from(noise).detach(), code)
-        logits, finest, ending = self.decoder(levels, given + self.code(code))
-        return _Step(
-            self.copies(logits, finest, state.last_two(self.pixels), self.usual),
-            self.reward_head(ending).float(),
-            self.termination_head(ending)[:, 0].float(),
-            prior,
-            None if target is None else posterior,
-        )
-
-    @staticmethod
-    def _codes_of(logits: Tensor) -> UnimixCategorical:
-        return UnimixCategorical(logits.float(), 0.01)
 
     def _reward_choice(self, logits: Tensor, generator: torch.Generator | None, sample: bool) -> Tensor:
         """Return [B] rewards."""
@@ -298,7 +198,7 @@ class VideoModel(WorldModel[VideoState]):
         if batch.length <= shown:
             raise ValueError(f"length must be at least {shown} known rows and one, got windows of {batch.length}")
         assert isinstance(batch.obs, Tensor)
-        pictures = self._encoded(batch.obs)
+        pictures = self.encoded(batch.obs)
         state, share = start, 1.0
         if state is None:
             state = self._before(pictures[:, 0]).after_all(pictures[:, :shown], batch.is_first[:, :shown])
@@ -311,10 +211,31 @@ class VideoModel(WorldModel[VideoState]):
                 sums[name] = sums[name] + value if name in sums else value
         count = batch.length - shown
         means = {name: value / count for name, value in sums.items()}
-        total = means["pixels"] + means["latent"] + means["reward"]
+        if self.networks.moves.learns:
+            means["moves"] = means["moves"] + self._shown_moves(pictures[:, :shown], batch)
+        total = means["pixels"] + means["moves"] + means["latent"] + means["reward"]
         if self.config.learn_termination:
             total = total + means["termination"]
         return ModelLoss(total, {name: value.detach() for name, value in means.items()})
+
+    def _shown_moves(self, pictures: Tensor, batch: SequenceBatch) -> Tensor:
+        """Return [], the mean over steps of how likely moves were in rows [B, T, h, w, P] that are shown.
+
+        They cost next to nothing there, and what goes where takes many examples. Some of the boxes are wrong, as they
+        are in dreams.
+        """
+        (size, length), frames = pictures.shape[:2], self.config.frames
+        steps = length - frames
+        if steps < 1:
+            return pictures.new_zeros((), dtype=torch.float32)
+        found = self.networks.things(pictures.flatten(0, 1)).map(lambda x: x.view(size, length, *x.shape[1:]))
+        past = [found[:, frames - 1 - k : length - 1 - k].map(lambda x: x.flatten(0, 1)) for k in range(frames)]
+        after = found[:, frames:].map(lambda x: x.flatten(0, 1))
+        scene = self.networks.moves.scene(perturbed(past, self.config.reach))
+        action = batch.action[:, frames - 1 : length - 1].flatten(0, 1)
+        begins = batch.is_first[:, 1:length].float().unfold(1, frames, 1).amax(-1)  # between the first and the last
+        nats = self.networks.moves.loss(scene, action, None, after)[0].sum(-1)
+        return (nats * (1 - begins).flatten()).mean()
 
     def _before(self, pictures: Tensor) -> VideoState:
         """Return beliefs before windows that begin with ``pictures`` [B, h, w, P].
@@ -332,8 +253,9 @@ class VideoModel(WorldModel[VideoState]):
         first, action = batch.is_first[:, t], batch.action[:, t - 1]
         guessed = own & (torch.rand(len(own), device=own.device) < self.config.prior_share)
         with mixed_precision(self.device, self.cells[0] * self.cells[1] * len(action)):
-            step = self._step(state, action, picture, None, from_prior=guessed)
+            step = self.networks.step(state, action, picture, None, from_prior=guessed)
         assert step.posterior is not None
+        assert step.moves is not None
         counted = (~first).float()
         with torch.no_grad():
             drawn = self._picture(step.logits)[0]
@@ -344,6 +266,7 @@ class VideoModel(WorldModel[VideoState]):
         ends = batch.terminated[:, t].float()
         terms = {
             "pixels": self._pixel_loss(step.logits, picture, drawn, counted * ~guessed),
+            "moves": (step.moves * counted * ~guessed).mean(),
             "latent": (divergence.clamp(min=self.config.free_nats) * counted).mean(),
             "reward": (cross_entropy(step.reward, reward, reduction="none") * counted).mean(),
             "wrong_pixels": wrong.mean(),
@@ -382,10 +305,11 @@ class VideoModel(WorldModel[VideoState]):
         pictures = data.obs[::every].flatten(0, 1)
         self.palette.learn(pictures)
         self._learn_rewards(data.reward)
-        numbers = self._encoded(pictures).flatten(1)
+        numbers = self.encoded(pictures).flatten(1)
         counts = torch.stack([(numbers == k).float().mean(0) for k in range(self.config.colours)])
-        self.decoder.place.copy_(torch.log(counts + 1e-4).view_as(self.decoder.place))
-        self.usual.copy_(counts.argmax(0).view_as(self.usual))
+        place, usual = self.networks.decoder.place, self.networks.usual
+        place.copy_(torch.log(counts + 1e-4).view_as(place))
+        usual.copy_(counts.argmax(0).view_as(usual))
         self.weight.copy_(counts.clamp(min=1e-9).rsqrt().clamp(max=self.config.rare_weight))
 
     def _learn_rewards(self, reward: Tensor) -> None:
@@ -396,14 +320,6 @@ class VideoModel(WorldModel[VideoState]):
                 f"({found[:8].tolist()}...); clip them to their sign, or raise VideoConfig(rewards=...)"
             )
         self.rewards.copy_(torch.cat([found, found[-1:].expand(self.config.rewards - len(found))]))
-
-
-def _read(colours: int) -> Tensor:
-    """Return [K, D]: what colours are read as: one-hots without the commonest, or the digits of many colours."""
-    number = torch.arange(colours)
-    if colours <= 9:
-        return (number[:, None] == number[1:]).float()
-    return (number[:, None] >> torch.arange((colours - 1).bit_length()) & 1).float()
 
 
 @torch.no_grad()

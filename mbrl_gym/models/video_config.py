@@ -12,10 +12,11 @@ class VideoConfig:
         patch: height and width of the cells that pictures are read and drawn by. With a frame skip of 4 what moves by
             whole pixels a frame moves by multiples of 4: in the next cell of 4 pixels it looks the same.
         channels: of the cells, and of each level below, where height and width are halved.
-        reach: the most cells that things move by in a step, downwards and sideways, for each kind of thing (a paddle
-            moves far, but downwards alone); what they show is copied.
-        grain: rows by which they move downwards, a divisor of the patch's height; None: that height.
-        sources: the most cells of a picture that are copied, those that differ most from the background.
+        things: the most things of a picture that are moved (`mbrl_gym.nets.things`), the largest.
+        parts: the most cells of a picture that things are looked for in, those that differ most from the background.
+        largest: height and width in pixels of the largest thing; what is larger is not moved but drawn anew.
+        reach: the most pixels that an edge of a thing moves by in a step.
+        hidden: units that say where things go.
         blocks: residual blocks at the lowest level behind the latent.
         embedding: numbers that the action and the latent are given as to every block.
         frames: pictures that the next one is predicted from.
@@ -38,9 +39,11 @@ class VideoConfig:
     colours: int = 8
     patch: tuple[int, int] = (4, 4)
     channels: tuple[int, ...] = (40, 64, 96, 128)
-    reach: tuple[tuple[int, int], ...] = ((2, 3),)
-    grain: int | None = None
-    sources: int = 192
+    things: int = 16
+    parts: int = 128
+    largest: tuple[int, int] = (32, 32)
+    reach: int = 32
+    hidden: int = 192
     blocks: int = 2
     embedding: int = 128
     frames: int = 4
@@ -55,19 +58,15 @@ class VideoConfig:
     free_nats: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels"):  # JSON brings lists
+        for name in ("patch", "channels", "largest"):  # JSON brings lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        one = all(isinstance(cells, int) for cells in self.reach)  # as the first models had
-        object.__setattr__(self, "reach", tuple(tuple(pair) for pair in ((self.reach,) if one else self.reach)))
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise ValueError(f"patch must be a height and a width of at least 1, got {self.patch}")
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError(f"channels must be those of at least two levels, got {self.channels}")
-        if any(len(pair) != 2 or min(pair) < 0 for pair in self.reach):
-            raise ValueError(f"reach must be pairs of numbers of cells, at least 0, got {self.reach}")
-        if self.grain is not None and (self.grain < 1 or self.patch[0] % self.grain):
-            raise ValueError(f"grain must divide the patch's height of {self.patch[0]} rows, got {self.grain}")
-        for name in ("sources", "blocks", "embedding", "frames", "codes", "rewards"):
+        if len(self.largest) != 2 or min(self.largest) < 1:
+            raise ValueError(f"largest must be a height and a width of at least 1, got {self.largest}")
+        for name in ("things", "parts", "reach", "hidden", "blocks", "embedding", "frames", "codes", "rewards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.context < self.frames:

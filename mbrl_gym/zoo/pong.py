@@ -92,11 +92,12 @@ class Mixed:
 
     Args:
         rng: draws everything.
+        least_skill: the least probability, between 0 and 1, with which it follows rather than begins to hold.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, least_skill: float = 0.0) -> None:
         self._rng = rng
-        self._skill, self._left, self._action, self._aim = rng.uniform(), 0, STAY, 0.0
+        self._skill, self._left, self._action, self._aim = rng.uniform(least_skill, 1.0), 0, STAY, 0.0
 
     def __call__(self, screens: Screens) -> np.ndarray[Any, Any]:
         """Return [1] action."""
@@ -115,12 +116,12 @@ def make_real() -> gym.Env[Any, Any]:
     return make_atari(ID, SETTINGS)
 
 
-def collect(steps: int, seed: int) -> SequenceReplay:
+def collect(steps: int, seed: int, least_skill: float = 0.0) -> SequenceReplay:
     """Return ``steps`` real steps of `Mixed`."""
     env, rng = make_real(), np.random.default_rng(seed)
 
     def predict(screens: Screens, player: Mixed | None, *_: Any) -> tuple[Any, Mixed]:
-        player = player or Mixed(rng)
+        player = player or Mixed(rng, least_skill)
         return player(screens)[0], player
 
     replay = record(env, predict, steps, seed)

@@ -19,15 +19,22 @@ from mbrl_gym.models.video_state import VideoState
 from mbrl_gym.packing import pack, unpack
 from mbrl_gym.replay import SequenceReplay
 from mbrl_gym.zoo.pong import PADDLES, ball, collect
+from mbrl_gym.zoo.pong_moves import fit_moves, joined, tabulate
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 KIND = "pong_training"
+# What the windows near an event are about: mostly what no thing on the screen moves to, and rewards are learned from.
+NEAR = {"appearance": 0.4, "point": 0.25, "beginning": 0.15, "turn": 0.1, "end": 0.1}
 BEGINNING = 40  # steps of a game, in which paddles and ball appear: there are few games, and all dreams begin so
 DREAMT, BEFORE, AFTER = 22, 3, 3  # most steps of a dream, at most so many of them before the point, rows learned then
+MOVES_PART, MORE_SEEDS = 50_000, 1_000  # real steps that are recorded at once for what moves, and their seeds
+SKILL = 0.7  # the least of the players whose things alone are kept
+MOVES_FASTER = 2.0  # of the learning rate, for what moves
+SETTLED = 0.5  # of a fit: windows between dreams are as they were from there
 AGAIN = 0.64  # where on its cosine the learning rate goes on: 0.3 of that at the start
-# Five colours; paddles move by up to 24 rows a step, two by two; what is not the background fills fewer than 112 cells.
-PONG = VideoConfig(colours=5, reach=((6, 0), (2, 3)), grain=2, sources=112, learn_termination=True)
+# Five colours; ball, two paddles and what points differ by from the usual ones: at most 14 things in 52 cells.
+PONG = VideoConfig(colours=5, parts=64, things=16, learn_termination=True)
 SAVE_EVERY = 300.0  # seconds
 
 
@@ -37,11 +44,15 @@ class Recipe:
 
     Attributes:
         real_steps: of recorded play.
+        moves_steps: more real steps, of which only the things on the screen are kept, by players that hit the ball more
+            often (`SKILL`): how it comes off paddles takes many examples.
+        moves_updates: gradient steps of what moves alone, which then stays as it is (`mbrl_gym.zoo.pong_moves`).
+        moves_batch: steps of recorded play in each of these.
         updates: gradient steps.
         batch_size: windows of each.
-        stages: (share of the updates up to which, steps that windows predict): drift is met once steps are right.
-        near: share of the windows in which something happens: a point, the beginning or end of a game, a ball that
-            turns or appears.
+        stages: share of the updates up to which; steps that windows predict; share of the windows in which something
+            happens (`NEAR`). At first there is much of it, for there is little else to be learned; then about as much
+            as in the game, or too much would be drawn of it. Drift is met once steps are right.
         learning_rate: Adam's at the start; it falls to a fiftieth along a cosine.
         dreamt_updates: more gradient steps, every other of which begins in the model's own dream of what follows a
             point: to serve at the right time it has to count on screens that it drew itself. No ball is on these, whose
@@ -52,12 +63,14 @@ class Recipe:
     """
 
     real_steps: int = 100_000
-    updates: int = 12_000
+    moves_steps: int = 400_000
+    moves_updates: int = 16_000
+    moves_batch: int = 128
+    updates: int = 8_500
     batch_size: int = 4
-    stages: tuple[tuple[float, int], ...] = ((0.75, 3), (1.0, 6))
-    near: float = 0.6
+    stages: tuple[tuple[float, int, float], ...] = ((0.5, 3, 0.75), (0.75, 3, 0.25), (1.0, 4, 0.25))
     learning_rate: float = 1e-3
-    dreamt_updates: int = 4_000
+    dreamt_updates: int = 2_500
     model: VideoConfig = PONG
     seed: int = 0
 
@@ -73,7 +86,9 @@ class Windows:
     def __init__(self, replay: SequenceReplay, recipe: Recipe) -> None:
         self._replay, self._recipe = replay, recipe
         found = events(replay)
-        self._events = [rows for rows in found.values() if len(rows)]
+        there = [name for name in NEAR if len(found[name])]
+        self._events = [found[name] for name in there]
+        self._shares = np.array([NEAR[name] for name in there]) / sum(NEAR[name] for name in there)
         around = np.arange(-recipe.model.context - BEFORE, DREAMT + AFTER)
         first = found["beginning"][np.diff(found["beginning"], prepend=-2) > 1]
         self._points = found["point"][~np.isin(found["point"][:, None] + around, first).any(1)]
@@ -81,11 +96,11 @@ class Windows:
     def draw(self, progress: float, rng: np.random.Generator) -> SequenceBatch:
         """Return a batch for an update at ``progress`` in [0, 1) of the fit."""
         recipe, replay = self._recipe, self._replay
-        steps = next(steps for share, steps in recipe.stages if progress < share)
+        steps, near = next((steps, near) for share, steps, near in recipe.stages if progress < share)
         length = recipe.model.context + steps
         starts = replay.draw(recipe.batch_size, length, rng, cross_episodes=True)
-        for i in np.flatnonzero(rng.uniform(size=len(starts)) < recipe.near):
-            event = rng.choice(self._events[rng.integers(len(self._events))])
+        for i in np.flatnonzero(rng.uniform(size=len(starts)) < near):
+            event = rng.choice(self._events[rng.choice(len(self._events), p=self._shares)])
             start = event - recipe.model.context - rng.integers(steps)  # the event is among what is predicted
             if start >= 0 and replay.holds(np.array([start]), length)[0]:
                 starts[i] = start
@@ -139,6 +154,8 @@ class Training:
         config = TrainerConfig(learning_rate=recipe.learning_rate, length=recipe.model.context + 1)
         self.trainer = ModelTrainer(self.model, config, seed=recipe.seed)
         self.windows = Windows(self.replay, recipe)
+        self.moves = 0  # updates made of what moves; stopped among them, they begin again
+        self.model.networks.moves.requires_grad_(False)
         if is_checkpoint(folder):
             self._load()
         else:
@@ -147,12 +164,12 @@ class Training:
     @property
     def total(self) -> int:
         """Updates of the recipe."""
-        return self.recipe.updates + self.recipe.dreamt_updates
+        return self.recipe.moves_updates + self.recipe.updates + self.recipe.dreamt_updates
 
     @property
     def done(self) -> int:
         """Updates made."""
-        return self.trainer.updates
+        return self.moves + self.trainer.updates
 
     def run(self, seconds: float, on_update: Callable[[int, dict[str, Tensor]], None] | None = None) -> bool:
         """Train until the fit is complete or ``seconds`` are over; save; return whether it is complete.
@@ -162,6 +179,9 @@ class Training:
             on_update: called after each update with its number and the terms of its loss.
         """
         begun = saved = time.monotonic()
+        if seconds > 0 and self.moves < self.recipe.moves_updates:
+            self._fit_moves(on_update)
+            self.save()
         while self.done < self.total and time.monotonic() - begun < seconds:
             terms = self._update()
             if on_update is not None:
@@ -172,15 +192,35 @@ class Training:
         self.save()
         return self.done >= self.total
 
+    def _fit_moves(self, on_update: Callable[[int, dict[str, Tensor]], None] | None) -> None:
+        """Fit what moves, all of it at once: stopped, it is as it was before."""
+        recipe, moves = self.recipe, self.model.networks.moves.requires_grad_(True)
+        before = {name: value.clone() for name, value in moves.state_dict().items()}
+        more, tables = recipe.moves_steps, [tabulate(self.model, self.replay)]
+        for part in range(0, more, MOVES_PART):
+            seed = MORE_SEEDS + recipe.seed + part // MOVES_PART
+            replay = collect(min(MOVES_PART, more - part), seed, SKILL)
+            tables.append(tabulate(self.model, replay))
+        table = joined(tables)
+        rate = MOVES_FASTER * recipe.learning_rate
+        try:
+            fit_moves(self.model, table, recipe.moves_updates, recipe.moves_batch, rate, recipe.seed, on_update)
+        except BaseException:
+            moves.load_state_dict(before)
+            raise
+        finally:
+            moves.requires_grad_(False)
+        self.moves = recipe.moves_updates
+
     def _update(self) -> dict[str, Tensor]:
-        recipe, rng = self.recipe, self.trainer.rng
-        progress = self.done / recipe.updates
+        recipe, rng, done = self.recipe, self.trainer.rng, self.trainer.updates
+        progress = done / recipe.updates
         if progress < 1:
             return self.trainer.update(self.windows.draw(progress, rng), progress)
-        share = (self.done - recipe.updates) / recipe.dreamt_updates
+        share = (done - recipe.updates) / recipe.dreamt_updates
         progress = AGAIN + (1 - AGAIN) * share
-        if self.done % 2:
-            return self.trainer.update(self.windows.draw(0.0, rng), progress)
+        if done % 2:
+            return self.trainer.update(self.windows.draw(SETTLED, rng), progress)
         batch, dreamt = self.windows.after_points(rng)
         start = self._dream(batch, dreamt)
         return self.trainer.update(batch[:, self.model.context + dreamt - 1 :], progress, start)
@@ -189,7 +229,7 @@ class Training:
     def _dream(self, batch: SequenceBatch, steps: int) -> VideoState:
         """Return the beliefs after so many dreamt steps behind the context of windows, with the recorded paddles."""
         assert isinstance(batch.obs, Tensor)
-        context, generator = self.model.context, torch.Generator().manual_seed(self.done)
+        context, generator = self.model.context, torch.Generator().manual_seed(self.trainer.updates)
         state = self.model.believe(batch.obs[:, :context], batch.action[:, :context], generator)
         for t in range(context, context + steps):
             state, _ = self.model.predict(state, batch.action[:, t - 1], generator)
@@ -201,7 +241,7 @@ class Training:
     def save(self) -> None:
         """Write everything that going on needs, but the recorded play, which the seed makes anew."""
         tensors: dict[str, Tensor] = {}
-        config = {"trainer": pack(self.trainer.state_dict(), tensors), "recipe": repr(self.recipe)}
+        config = {"trainer": pack(self.trainer.state_dict(), tensors), "recipe": repr(self.recipe), "moves": self.moves}
         groups = {"model": dict(self.model.state_dict()), "trainer": tensors}
         save_checkpoint(self.folder, Checkpoint(KIND, config, groups))
 
@@ -212,5 +252,6 @@ class Training:
                 f"folder must hold a training by the same recipe, got {self.folder} with {stored.config['recipe']}; "
                 "remove it, or name another"
             )
+        self.moves = stored.config["moves"]
         self.model.load_state_dict(dict(stored.tensors["model"]))
         self.trainer.load_state_dict(unpack(stored.config["trainer"], dict(stored.tensors["trainer"])))

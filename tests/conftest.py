@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen
 
+import ale_py  # noqa: F401  (registers its games once a process: before any test that puts the registry back)
 import pytest
 import torch
 from gymnasium.envs.registration import registry

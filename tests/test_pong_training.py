@@ -1,6 +1,7 @@
 """The training of Learned-Pong: what it sees, and that it goes on where it was stopped."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 
 from mbrl_gym.models.video import VideoModel
 from mbrl_gym.models.video_config import VideoConfig
-from mbrl_gym.zoo import pong
-from mbrl_gym.zoo.pong_moves import tabulate
+from mbrl_gym.zoo import pong, pong_training
+from mbrl_gym.zoo.pong_moves import fit_moves, tabulate
 from mbrl_gym.zoo.pong_training import PONG, Recipe, Training, Windows, events
 
 MODEL = VideoConfig(
@@ -62,6 +63,54 @@ def test_windows_are_near_what_happens_and_grow(replay: "pong.SequenceReplay") -
         assert Windows(replay, recipe).draw(0.5, rng).length == 4 + 3
         draws[near] = float((batch.reward[:, -1] != 0).float().mean())
     assert draws[1.0] > 0.15 > 0.1 > draws[0.0]
+
+
+@pytest.mark.parametrize(("event", "least", "most"), [("point", 0.95, 1.0), ("turn", 0.0, 0.3)])
+def test_windows_are_near_each_kind_of_event_as_often_as_asked_for(
+    replay: "pong.SequenceReplay", monkeypatch: pytest.MonkeyPatch, event: str, least: float, most: float
+) -> None:
+    monkeypatch.setattr(pong_training, "NEAR", {event: 1.0})
+    recipe = replace(SMALL, stages=((1.0, 1, 1.0),), batch_size=200)
+    batch = Windows(replay, recipe).draw(0.0, np.random.default_rng(0))
+    assert least <= (batch.reward[:, -1] != 0).float().mean() <= most
+
+
+def test_what_moves_is_learned_from_other_play_by_better_players_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[tuple[int, int, float]] = []
+    fitted: list[Any] = []
+
+    def collect(steps: int, seed: int, least_skill: float = 0.0) -> "pong.SequenceReplay":
+        played.append((steps, seed, least_skill))
+        return pong.collect(steps, seed, least_skill)
+
+    monkeypatch.setattr(pong_training, "collect", collect)
+    monkeypatch.setattr(pong_training, "MOVES_PART", 150)
+    monkeypatch.setattr(pong_training, "fit_moves", lambda *arguments: fitted.append(arguments))
+    Training(tmp_path, SMALL)._fit_moves(None)
+    assert played == [(400, 0, 0.0), (150, 1000, 0.7), (50, 1001, 0.7)]
+    ((_, table, updates, batch_size, rate, *_),) = fitted
+    assert int(table.first.sum()) >= 3
+    assert len(table.first) == table.things.batch_size >= 600
+    assert (updates, batch_size, rate) == (3, 4, 2e-3)
+
+
+def test_the_rate_for_moves_falls_and_what_is_not_finite_is_an_error(replay: "pong.SequenceReplay") -> None:
+    model = VideoModel(replay.observation_space, replay.action_space, PONG)
+    model.before_fit(replay.sample(64, 1, np.random.default_rng(0)))
+    table, moves, steps = tabulate(model, replay), model.networks.moves, []
+
+    def note(done: int, terms: dict[str, torch.Tensor]) -> None:
+        steps.append(moves.place.weight.detach().clone())
+
+    fit_moves(model, table, 30, 8, 1e-3, 0, note)
+    sizes = [float((b - a).abs().mean()) for a, b in pairwise(steps)]
+    assert sum(sizes[-3:]) < 0.2 * sum(sizes[:3])
+    with torch.no_grad():
+        moves.place.weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="the moves are not finite after 1 updates"):
+        fit_moves(model, table, 1, 8, 1e-3, 0)
 
 
 def test_dreams_follow_points(replay: "pong.SequenceReplay") -> None:

@@ -72,6 +72,18 @@ def test_things_are_the_connected_pixels_of_a_colour() -> None:
     assert seen > 100
 
 
+def test_a_thing_that_winds_is_one_thing() -> None:
+    picture = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    for row in range(0, 28, 8):
+        picture[0, row : row + 4] = 1
+        picture[0, row + 4 : row + 8, 28:] = row % 16 == 0
+        picture[0, row + 4 : row + 8, :4] = row % 16 == 8
+    picture[0, 28:] = 0
+    cut = Cells((32, 32), (4, 4))
+    cells, usual = (cut.cut(x).flatten(-3, -2) for x in (picture, torch.zeros(32, 32, dtype=torch.uint8)))
+    assert boxes(find(cells, usual, Grid(cut.shape, (4, 4), 2, 64, 8, (32, 32)))) == {(0, 28, 0, 32, 1)}
+
+
 def test_a_thing_differs_from_the_background_and_may_have_the_commonest_colour() -> None:
     usual = rectangle((0, 24, 0, 10, 1))[0]
     picture = usual.clone()[None]

@@ -295,6 +295,20 @@ def test_as_many_and_as_large_things_are_moved_as_asked_for(change: dict[str, An
     assert torch.equal(drawn[:, 11], screen[:, 11]) == ("things" in change)
 
 
+def test_the_draft_is_read_by_what_draws() -> None:
+    data = rolling(9, 1)
+    model = VideoModel(SPACE, ACTIONS, SMALL)
+    model.before_fit(data)
+    nets, state, action = model.networks, belief(model, data, 4), data.action[:, 3]
+    nn.init.normal_(nets.decoder.head)
+    levels, given = nets.levels(state, action)
+    draft = state.newest(9)
+    nothing = torch.zeros_like(draft, dtype=torch.bool)
+    seen = nets._coloured(draft)
+    one, other = (nets.decoder(levels, given, draft, nothing, read)[0] for read in (seen, torch.zeros_like(seen)))
+    assert (one - other).abs().max() > 0.01
+
+
 def test_nothing_is_drawn_anew_to_make_up_for_wrong_moves() -> None:
     """In training things come to where the next picture has them, whatever was said of them."""
     data = rolling(9, 1)

@@ -183,8 +183,9 @@ class VideoModel(WorldModel[VideoState]):
     def loss(self, batch: SequenceBatch, start: VideoState | None = None) -> ModelLoss[VideoState]:
         """Return the loss of windows [B, T]: of the predicted rows behind the first ``context``.
 
-        Of some windows the pictures that predictions rest on are the model's own, step after step; no gradient passes
-        through a picture. Rows in which an episode begins are shown, not predicted.
+        Of some windows the pictures that predictions rest on are the model's own, step after step, but for where things
+        are: they go where the next picture has them. No gradient passes through a picture. Rows in which an episode
+        begins are shown, not predicted.
 
         Args:
             batch: windows of at least ``context`` + 1 rows.

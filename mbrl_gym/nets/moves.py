@@ -5,7 +5,7 @@ top, bottom, left, right.
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -89,13 +89,10 @@ class MoveNetwork(nn.Module):
 
     def scene(self, past: list[Things]) -> Scene:
         """Return what the network reads of the things on each picture, the newest first."""
-        now = past[0]
-        moved, here = [], now
-        for then in past[1:]:
-            there = match(here, then, self.reach)
-            by = torch.where(there.there[..., None], here.box - there.box, self.reach + 1)
+        now, moved = past[0], []
+        for here, then in pairwise(followed(past, self.reach)):
+            by = torch.where(then.there[..., None], here.box - then.box, self.reach + 1)
             moved.append(by + self.reach)
-            here = there
         limit = torch.tensor([self.picture[0]] * 2 + [self.picture[1]] * 2, device=now.box.device)
         each = torch.cat([now.colour[..., None], now.box.minimum(limit), *moved], -1) + self.first
         away = (now.box[:, None] - now.box[:, :, None]).clamp(-FAR, FAR) + FAR
@@ -162,6 +159,19 @@ class MoveNetwork(nn.Module):
         return Things(scene.things.box + torch.stack(moved, -1), scene.things.colour, there)
 
 
+def followed(past: list[Things], reach: int) -> list[Things]:
+    """Return what the things of the first picture are on each of those before it [N, O], the newest first.
+
+    Args:
+        past: the things on each picture.
+        reach: as in `mbrl_gym.nets.things.match`.
+    """
+    found = [past[0]]
+    for then in past[1:]:
+        found.append(match(found[-1], then, reach))
+    return found
+
+
 @torch.no_grad()
 def perturbed(past: list[Things], reach: int, generator: torch.Generator | None = None) -> list[Things]:
     """Return things [N, O], the newest first, some of which have an edge in a wrong place: now, or all the time.
@@ -173,15 +183,15 @@ def perturbed(past: list[Things], reach: int, generator: torch.Generator | None 
         reach: as in `mbrl_gym.nets.things.match`.
         generator: source of randomness.
     """
-    aligned = [past[0]]
-    for then in past[1:]:
-        aligned.append(match(aligned[-1], then, reach))
     box = past[0].box
     size = torch.stack([box[..., 1] - box[..., 0], box[..., 3] - box[..., 2]], -1).repeat_interleave(2, -1)
     edge, much, some, always = torch.rand((4, *size.shape), generator=generator, device=box.device)
     off = ((size // 2 + 2) * (2 * much - 1)).round().long()
     off = off * (edge == edge.amax(-1, keepdim=True)) * (some[..., :1] < WRONG)
-    return [_moved(things, off if t == 0 else off * (always[..., :1] < 0.5)) for t, things in enumerate(aligned)]
+    return [
+        _moved(things, off if t == 0 else off * (always[..., :1] < 0.5))
+        for t, things in enumerate(followed(past, reach))
+    ]
 
 
 def _moved(things: Things, off: Tensor) -> Things:

@@ -1,7 +1,8 @@
 """Make Learned-Pong from scratch: ``python -m mbrl_gym.zoo.build_pong --work runs/pong [--minutes 30]``.
 
 It plays the real game, trains a `VideoModel` on the recording, and writes the model with its start states, card and
-notice into this folder. Stopped, or after ``--minutes``, it goes on where it was when called again.
+notice into this folder. Stopped, or after ``--minutes``, it goes on where it was when called again; but what moves is
+learned first and at once, in half an hour, and stopped in it that begins again.
 """
 
 import argparse

@@ -14,13 +14,13 @@ from mbrl_gym.models.video import VideoModel
 from mbrl_gym.nets.moves import perturbed
 from mbrl_gym.nets.things import Things
 from mbrl_gym.replay import SequenceReplay
-from mbrl_gym.tensors import concatenate
+from mbrl_gym.tensors import TensorStruct, concatenate
 
 FINAL = 0.02  # of the learning rate, which falls along a cosine
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(TensorStruct):
     """The things of recorded play, in order, of one environment.
 
     Attributes:
@@ -45,15 +45,6 @@ class Table:
     def steps(self) -> Tensor:
         """Rows that have a next one."""
         return (~self.first[1:]).nonzero()[:, 0]
-
-
-def joined(tables: list[Table]) -> Table:
-    """Return one table of several, each of which begins with an episode."""
-    return Table(
-        concatenate([table.things for table in tables]),
-        torch.cat([table.action for table in tables]),
-        torch.cat([table.first for table in tables]),
-    )
 
 
 def tabulate(model: VideoModel, replay: SequenceReplay, part: int = 512) -> Table:
@@ -88,6 +79,9 @@ def fit_moves(
         learning_rate: at the start.
         seed: of the batches.
         on_update: called after each update with its number and the terms of its loss.
+
+    Raises:
+        FloatingPointError: what was learned is not finite.
     """
     moves, steps = model.networks.moves, table.steps
     optimizer = torch.optim.Adam(moves.parameters(), lr=learning_rate, fused=True)
@@ -104,3 +98,7 @@ def fit_moves(
         optimizer.step()
         if on_update is not None:
             on_update(done + 1, {"moves": loss.detach(), "wrong_moves": (~right).float().sum() / batch_size})
+    if not all(bool(p.isfinite().all()) for p in moves.parameters()):
+        raise FloatingPointError(
+            f"the moves are not finite after {updates} updates at a learning rate of {learning_rate}; lower it"
+        )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import trange
 
 from mbrl_gym.batch import SequenceBatch
 from mbrl_gym.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
@@ -18,8 +19,9 @@ from mbrl_gym.models.video_config import VideoConfig
 from mbrl_gym.models.video_state import VideoState
 from mbrl_gym.packing import pack, unpack
 from mbrl_gym.replay import SequenceReplay
+from mbrl_gym.tensors import concatenate
 from mbrl_gym.zoo.pong import PADDLES, ball, collect
-from mbrl_gym.zoo.pong_moves import fit_moves, joined, tabulate
+from mbrl_gym.zoo.pong_moves import fit_moves, tabulate
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -197,14 +199,15 @@ class Training:
         recipe, moves = self.recipe, self.model.networks.moves.requires_grad_(True)
         before = {name: value.clone() for name, value in moves.state_dict().items()}
         more, tables = recipe.moves_steps, [tabulate(self.model, self.replay)]
-        for part in range(0, more, MOVES_PART):
+        for part in trange(0, more, MOVES_PART, desc="play", unit="part", disable=on_update is None):
             seed = MORE_SEEDS + recipe.seed + part // MOVES_PART
             replay = collect(min(MOVES_PART, more - part), seed, SKILL)
             tables.append(tabulate(self.model, replay))
-        table = joined(tables)
         rate = MOVES_FASTER * recipe.learning_rate
         try:
-            fit_moves(self.model, table, recipe.moves_updates, recipe.moves_batch, rate, recipe.seed, on_update)
+            fit_moves(
+                self.model, concatenate(tables), recipe.moves_updates, recipe.moves_batch, rate, recipe.seed, on_update
+            )
         except BaseException:
             moves.load_state_dict(before)
             raise

@@ -2,7 +2,7 @@
 
     python examples/pong_as_a_gif.py                      # 14 seconds of one core
 
-writes 600 screens, 40 seconds of the game; no point won and 12 lost (--seed 0; the shipped model is not finished, and
+writes 600 screens, 40 seconds of the game; no point won and 9 lost (--seed 0; the shipped model is not finished, and
 this player loses in it more often than in the real game: mbrl_gym/zoo/Learned-Pong/CARD.md).
 """
 
